@@ -1,0 +1,1 @@
+//! actors: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! cache: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! cluster: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! fuse: see the map in `lib.rs`.

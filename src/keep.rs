@@ -1,0 +1,1 @@
+//! keep: see the map in `lib.rs`.

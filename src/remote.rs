@@ -1,0 +1,1 @@
+//! remote: see the map in `lib.rs`.

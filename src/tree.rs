@@ -1,0 +1,1 @@
+//! tree: see the map in `lib.rs`.

@@ -1,0 +1,1 @@
+//! vfs: see the map in `lib.rs`.
