@@ -231,6 +231,31 @@ fn the_python_standard_library_survives_the_way_through_the_cluster_with_sixteen
     }
 }
 
+#[test]
+fn a_large_file_survives_the_way_through_the_cluster_with_sixteen_readers() {
+    // `make soak` sets 3 GiB.
+    let mebibytes = std::env::var("ARVADOS_TEST_LARGE_MIB").map_or(256, |text| text.parse::<usize>().unwrap());
+    let cluster = Cluster::start();
+    let local = tempfile::tempdir().unwrap();
+    let source = local.path().join("large");
+    let make = format!("head -c {mebibytes}M /dev/urandom > {}", source.display());
+    succeed(Command::new("bash").args(["-c", &make]));
+    let uuid = put(&cluster, &[], &source);
+    let mount = cluster.mount(&["--collection", &uuid]);
+    let readers: Vec<_> = (0..16)
+        .map(|_| {
+            let (source, mounted) = (source.clone(), mount.path().join("large"));
+            std::thread::spawn(move || {
+                let output = run(Command::new("cmp").arg(&source).arg(&mounted), support::LIMIT * 10);
+                assert!(output.status.success(), "{output:?}");
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.join().unwrap();
+    }
+}
+
 fn client_python() -> Command {
     support::client("python")
 }
