@@ -1,1 +1,20 @@
-//! cluster: see the map in `lib.rs`.
+//! The embedded cluster: a complete single-process Arvados for one machine, for demos and for tests.
+//!
+//! Two halves meet here. The API half (`api` and what it uses) keeps the records in SQLite and answers as the real
+//! controller and Rails server do; the other half is the process around it: listeners, TLS, the Keep data plane, the
+//! websocket, the command line. They share the [`configuration`] and the [`clock`], both replaceable at run time,
+//! because tests must be able to make a signature expire or a second pass.
+//!
+//! What must stay true: nobody gets a private way in. The mount and the tests speak HTTP to this cluster as they would
+//! to any other.
+
+pub mod certificate;
+pub mod clock;
+pub mod configuration;
+pub mod directory;
+pub mod faults;
+pub mod keepstore;
+pub mod metrics;
+pub mod process;
+
+pub use process::{Cluster, KeepstoreLayout, Options, Running, StartError};
