@@ -19,6 +19,7 @@
 pub mod api;
 pub mod error;
 pub mod events;
+pub mod keep;
 pub mod network;
 pub mod retry;
 pub mod settings;

@@ -1,0 +1,303 @@
+//! Storing a block (protocol.md 7, 7.2, 8.4).
+//!
+//! Copies go to the best services for the block, as many at a time as are missing. What counts is what the services
+//! confirm: copies, and copies per storage class. A service that has stored the block is not asked again; those that
+//! failed for a passing reason are asked again in the next round.
+
+use crate::keep::{BlockHash, Locator, MAX_BLOCK_SIZE};
+use crate::remote::error::{Error, Result};
+use crate::remote::keep::answer::Problem;
+use crate::remote::keep::client::HttpKeep;
+use crate::remote::keep::services::{Service, ServiceKind};
+use crate::remote::keep::{PutRequest, Stored};
+use crate::remote::retry;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use reqwest::{Method, Response};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// For the answer after the last byte: the service writes the block to disk, a proxy to several services.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The body may take as long as this many bytes a second allow (as in reading).
+const LOWEST_SPEED: u64 = 32 << 10;
+/// The locator and a little more.
+const LARGEST_ANSWER: usize = 4 << 10;
+
+/// How far the storing of one block has come.
+struct Progress {
+    wanted: u32,
+    classes: Vec<String>,
+    stored: u32,
+    confirmed: BTreeMap<String, u32>,
+    /// A service answered without naming classes: then only copies count, as in all clients.
+    classes_unknown: bool,
+    locator: Option<Locator>,
+}
+
+/// What one service confirmed.
+struct Confirmation {
+    locator: Locator,
+    replicas: u32,
+    classes: Option<BTreeMap<String, u32>>,
+}
+
+impl Progress {
+    fn add(&mut self, confirmation: Confirmation) {
+        self.stored = self.stored.saturating_add(confirmation.replicas);
+        match confirmation.classes {
+            Some(classes) => {
+                for (class, count) in classes {
+                    let sum = self.confirmed.entry(class).or_default();
+                    *sum = sum.saturating_add(count);
+                }
+            }
+            None => self.classes_unknown = true,
+        }
+        self.locator = Some(confirmation.locator);
+    }
+
+    /// The classes that do not have enough copies yet.
+    fn missing_classes(&self) -> Vec<&str> {
+        if self.classes_unknown {
+            return Vec::new();
+        }
+        let enough = |class: &&String| self.confirmed.get(*class).is_some_and(|count| *count >= self.wanted);
+        self.classes.iter().filter(|class| !enough(class)).map(String::as_str).collect()
+    }
+
+    /// Copies that are still to be made: of the block, or of the class that has fewest.
+    fn missing(&self) -> u32 {
+        let copies = self.wanted.saturating_sub(self.stored);
+        let of_class = |class: &&str| self.wanted.saturating_sub(self.confirmed.get(*class).copied().unwrap_or(0));
+        self.missing_classes().iter().map(of_class).max().unwrap_or(0).max(copies)
+    }
+}
+
+/// Stores `block` as `request` wants it.
+pub(super) async fn upload(keep: &HttpKeep, block: Bytes, request: &PutRequest) -> Result<Stored> {
+    if block.len() as u64 > MAX_BLOCK_SIZE {
+        let hash = format!("of {} bytes", block.len());
+        return Err(Error::BlockUnwritable { hash, detail: "a block has at most 64 MiB".to_owned(), temporary: false });
+    }
+    let data = block.clone();
+    let hash = tokio::task::spawn_blocking(move || BlockHash::of(&data)).await;
+    let hash = hash.map_err(|error| Error::BlockUnwritable {
+        hash: String::new(),
+        detail: error.to_string(),
+        temporary: true,
+    })?;
+    let mut progress = progress(keep, request).await?;
+    if block.is_empty() {
+        // Nobody stores the empty block (protocol.md 5.6).
+        let classes = progress.classes.iter().map(|class| (class.clone(), progress.wanted)).collect();
+        return Ok(Stored { locator: Locator::new(hash, 0), replicas: progress.wanted, storage_classes: classes });
+    }
+    let start = Instant::now();
+    let mut list = keep.services(None).await?;
+    let mut done: HashSet<String> = HashSet::new();
+    let mut problems: HashMap<String, (String, Problem)> = HashMap::new();
+    for round in 0..=keep.retries.count {
+        let round_start = Instant::now();
+        let mut order = list.writing(&hash.to_string());
+        order.retain(|service| !done.contains(&service.uuid));
+        order.retain(|service| problems.get(&service.uuid).is_none_or(|(_, problem)| problem.may_write_later()));
+        if order.is_empty() && round == 0 {
+            return Err(Error::NoKeepServices);
+        }
+        keep.health.sort(&mut order);
+        one_round(keep, &block, hash, order, round, &mut progress, &mut done, &mut problems).await;
+        if progress.missing() == 0
+            && let Some(locator) = progress.locator
+        {
+            return Ok(Stored { locator, replicas: progress.stored, storage_classes: progress.confirmed });
+        }
+        list = keep.services(Some(round_start)).await?;
+        let may_later = |service: &Arc<Service>| {
+            !done.contains(&service.uuid)
+                && problems.get(&service.uuid).is_none_or(|(_, problem)| problem.may_write_later())
+        };
+        let pause = retry::pause(round + 1);
+        let hopeless = !list.writing(&hash.to_string()).iter().any(may_later);
+        if hopeless || round == keep.retries.count || start.elapsed() + pause > keep.retries.deadline {
+            break;
+        }
+        sleep(pause).await;
+    }
+    let mut lines: Vec<_> = problems.values().map(|(address, problem)| format!("{address}: {problem}")).collect();
+    lines.sort();
+    let detail = format!(
+        "wanted {} copies in [{}], stored {}{}{}",
+        progress.wanted,
+        progress.classes.join(", "),
+        progress.stored,
+        if lines.is_empty() { "" } else { "; " },
+        lines.join("; ")
+    );
+    let temporary = problems.values().any(|(_, problem)| problem.may_write_later());
+    Err(Error::BlockUnwritable { hash: hash.to_string(), detail, temporary })
+}
+
+/// What is wanted, with the cluster's defaults for what the request leaves open. With services named by the user no
+/// classes are asked for: these may be older than classes (protocol.md 8.2).
+async fn progress(keep: &HttpKeep, request: &PutRequest) -> Result<Progress> {
+    let wanted = match request.replicas {
+        Some(replicas) => replicas,
+        None => keep.api.discovery().await?.default_collection_replication,
+    };
+    let classes = match request.storage_classes.is_empty() {
+        false => request.storage_classes.clone(),
+        true if keep.network.settings().keep_services.is_empty() => keep.api.config().await?.default_storage_classes(),
+        true => Vec::new(),
+    };
+    Ok(Progress {
+        wanted: wanted.max(1),
+        classes,
+        stored: 0,
+        confirmed: BTreeMap::new(),
+        classes_unknown: false,
+        locator: None,
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "the state of one upload, used in one place")]
+async fn one_round(
+    keep: &HttpKeep,
+    block: &Bytes,
+    hash: BlockHash,
+    order: Vec<Arc<Service>>,
+    round: u32,
+    progress: &mut Progress,
+    done: &mut HashSet<String>,
+    problems: &mut HashMap<String, (String, Problem)>,
+) {
+    let mut waiting = order.into_iter();
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < progress.missing() as usize {
+            let Some(service) = waiting.next() else { break };
+            // A proxy makes all copies itself; several at once would only make too many.
+            let proxy = service.kind == ServiceKind::Proxy;
+            let copies = progress.wanted;
+            let classes = progress.missing_classes().join(", ");
+            running.push(async move {
+                let outcome = store(keep, &service, block, hash, copies, &classes, round).await;
+                (service, outcome)
+            });
+            if proxy {
+                break;
+            }
+        }
+        let Some((service, outcome)) = running.next().await else { return };
+        match outcome {
+            Ok(confirmation) => {
+                keep.count_put(block.len());
+                problems.remove(&service.uuid);
+                done.insert(service.uuid.clone());
+                progress.add(confirmation);
+            }
+            Err(problem) => {
+                tracing::info!(block = %hash, service = service.address(), %problem, round, "block not stored by this service");
+                problems.insert(service.uuid.clone(), (service.address(), problem));
+            }
+        }
+    }
+}
+
+async fn store(
+    keep: &HttpKeep,
+    service: &Service,
+    block: &Bytes,
+    hash: BlockHash,
+    copies: u32,
+    classes: &str,
+    round: u32,
+) -> Result<Confirmation, Problem> {
+    let _permit = keep.network.keep_permit().await;
+    let mut request = keep.request(Method::PUT, service, &hash.to_string(), round)?.body(block.clone());
+    request = request.header("X-Keep-Desired-Replicas", copies);
+    if !classes.is_empty() {
+        request = request.header("X-Keep-Storage-Classes", classes);
+    }
+    let within = PATIENCE + Duration::from_secs(block.len() as u64 / LOWEST_SPEED);
+    let mut response = keep.exchange(service, request, within).await?;
+    let replicas = header(&response, "X-Keep-Replicas-Stored").and_then(|text| text.trim().parse().ok()).unwrap_or(1);
+    let classes = header(&response, "X-Keep-Storage-Classes-Confirmed").map(confirmed_classes);
+    let unusable = |problem: &str| Problem::Damaged { problem: problem.to_owned() };
+    let mut body = Vec::new();
+    while let Some(chunk) = timeout(PATIENCE, response.chunk()).await.ok().and_then(|chunk| chunk.ok().flatten()) {
+        body.extend_from_slice(&chunk);
+        if body.len() > LARGEST_ANSWER {
+            return Err(unusable("the answer is no locator"));
+        }
+    }
+    let text = std::str::from_utf8(&body).ok().map(str::trim);
+    let locator: Option<Locator> = text.and_then(|text| text.parse().ok());
+    let locator = locator.filter(|locator| locator.hash() == hash && locator.size() == Some(block.len() as u64));
+    let locator = locator.ok_or_else(|| unusable("the answer is not the locator of what was sent"))?;
+    Ok(Confirmation { locator, replicas, classes })
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// `default=2, special=1`, in any order; what has another form counts as nothing.
+fn confirmed_classes(text: &str) -> BTreeMap<String, u32> {
+    let entry = |part: &str| {
+        let (class, count) = part.split_once('=')?;
+        Some((class.trim().to_owned(), count.trim().parse().ok()?))
+    };
+    text.split(',').filter_map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn classes_that_are_confirmed() {
+        let expected = [("default".to_owned(), 2), ("special".to_owned(), 1)].into();
+        assert_eq!(confirmed_classes("special=1, default=2"), expected);
+        assert_eq!(confirmed_classes("x, y=z"), BTreeMap::new());
+    }
+
+    #[test]
+    fn an_upload_is_done_when_copies_and_every_class_have_enough() {
+        let locator = Locator::new(BlockHash::of(b"x"), 1);
+        let confirm = |replicas, classes: &str| Confirmation {
+            locator: locator.clone(),
+            replicas,
+            classes: (!classes.is_empty()).then(|| confirmed_classes(classes)),
+        };
+        let mut progress = Progress {
+            wanted: 2,
+            classes: vec!["a".to_owned(), "b".to_owned()],
+            stored: 0,
+            confirmed: BTreeMap::new(),
+            classes_unknown: false,
+            locator: None,
+        };
+        assert_eq!(progress.missing(), 2);
+        progress.add(confirm(2, "a=2"));
+        assert_eq!((progress.missing(), progress.missing_classes()), (2, vec!["b"]));
+        progress.add(confirm(1, "b=1"));
+        assert_eq!(progress.missing(), 1);
+        progress.add(confirm(1, "b=1, c=9"));
+        assert_eq!(progress.missing(), 0);
+        let mut progress = Progress { stored: 1, confirmed: BTreeMap::new(), ..progress };
+        progress.add(confirm(1, ""));
+        assert_eq!(progress.missing(), 0, "a service that names no classes makes only copies count");
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_it_panic(text in ".*") {
+            confirmed_classes(&text);
+        }
+    }
+}
