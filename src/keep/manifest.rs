@@ -16,7 +16,7 @@ mod normal_form;
 mod rewrite;
 mod summary;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod validate;
 
 pub use lines::{FileToken, Line, Lines, ManifestError, Reason, lines};

@@ -1,0 +1,137 @@
+//! Which bytes of which blocks make up a range of a file.
+
+use super::base::Base;
+use super::overlay::Extent;
+use super::{BlockId, Snapshot};
+
+/// A run of bytes of one block in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Where it starts in the file, in bytes.
+    pub file_offset: u64,
+    /// Whose bytes.
+    pub block: BlockId,
+    /// Where it starts in the block, in bytes.
+    pub block_offset: u64,
+    /// Number of bytes, never zero.
+    pub length: u64,
+}
+
+/// The segments of a range of a file, in order, without gaps. The first is found by binary search.
+pub struct Segments<'s> {
+    source: Source<'s>,
+    /// The next byte of the file.
+    offset: u64,
+    /// Where to stop.
+    end: u64,
+}
+
+enum Source<'s> {
+    Nothing,
+    Base { base: &'s Base, ranges: std::ops::Range<usize>, first_range: usize, block: usize },
+    Extents { extents: &'s [Extent], next: usize },
+}
+
+impl<'s> Segments<'s> {
+    pub(super) fn nothing() -> Segments<'s> {
+        Segments { source: Source::Nothing, offset: 0, end: 0 }
+    }
+
+    pub(super) fn of_base(base: &'s Base, ranges: std::ops::Range<usize>, offset: u64, length: u64) -> Segments<'s> {
+        let size = ranges.clone().last().map_or(0, |last| base.range_ends[last]);
+        let end = offset.saturating_add(length).min(size);
+        if offset >= end {
+            return Segments::nothing();
+        }
+        let first_range = ranges.start;
+        let skip = base.range_ends[ranges.clone()].partition_point(|&end| end <= offset);
+        let ranges = ranges.start + skip..ranges.end;
+        let block = first_block(base, &ranges, first_range, offset);
+        Segments { source: Source::Base { base, ranges, first_range, block }, offset, end }
+    }
+
+    pub(super) fn of_extents(extents: &'s [Extent], offset: u64, length: u64) -> Segments<'s> {
+        let size = extents.last().map_or(0, |last| last.end);
+        let end = offset.saturating_add(length).min(size);
+        if offset >= end {
+            return Segments::nothing();
+        }
+        let next = extents.partition_point(|extent| extent.end <= offset);
+        Segments { source: Source::Extents { extents, next }, offset, end }
+    }
+}
+
+/// Where a range starts in its file.
+fn range_start(base: &Base, range: usize, first_range: usize) -> u64 {
+    if range == first_range { 0 } else { base.range_ends[range - 1] }
+}
+
+/// The block of the first range of `ranges` that holds byte `offset` of the file.
+fn first_block(base: &Base, ranges: &std::ops::Range<usize>, first_range: usize, offset: u64) -> usize {
+    let range = base.range(ranges.start);
+    let position = range.position + (offset - range_start(base, ranges.start, first_range));
+    base.stream(range.stream).1.partition_point(|&end| end <= position)
+}
+
+impl Iterator for Segments<'_> {
+    type Item = Segment;
+
+    fn next(&mut self) -> Option<Segment> {
+        if self.offset >= self.end {
+            return None;
+        }
+        let segment = match &mut self.source {
+            Source::Nothing => return None,
+            Source::Base { base, ranges, first_range, block } => {
+                let range = base.range(ranges.start);
+                let (blocks, ends) = base.stream(range.stream);
+                let start = range_start(base, ranges.start, *first_range);
+                let position = range.position + (self.offset - start);
+                // Blocks of no bytes hold nothing of any file.
+                while *ends.get(*block)? <= position {
+                    *block += 1;
+                }
+                let block_start = if *block == 0 { 0 } else { ends[*block - 1] };
+                let length = (ends[*block] - position).min(range.end.min(self.end) - self.offset);
+                let segment = Segment {
+                    file_offset: self.offset,
+                    block: BlockId(blocks[*block]),
+                    block_offset: position - block_start,
+                    length,
+                };
+                if self.offset + length == range.end && range.end < self.end {
+                    ranges.start += 1;
+                    *block = first_block(base, ranges, *first_range, range.end);
+                }
+                segment
+            }
+            Source::Extents { extents, next } => {
+                let extent = extents.get(*next)?;
+                let start = if *next == 0 { 0 } else { extents[*next - 1].end };
+                *next += 1;
+                Segment {
+                    file_offset: self.offset,
+                    block: extent.block,
+                    block_offset: extent.offset + (self.offset - start),
+                    length: extent.end.min(self.end) - self.offset,
+                }
+            }
+        };
+        self.offset += segment.length;
+        Some(segment)
+    }
+}
+
+impl Snapshot {
+    /// The segments of `length` bytes of a file from `offset` on, cut at the end of the file. Nothing for a directory.
+    pub fn segments(&self, file: super::NodeId, offset: u64, length: u64) -> Segments<'_> {
+        use super::overlay::Content;
+        let of_base = |file| Segments::of_base(&self.base, self.base.ranges(file), offset, length);
+        match self.overlay.nodes.get(&file).map(|edited| &edited.content) {
+            None => of_base(file),
+            Some(Content::BaseFile(source)) => of_base(*source),
+            Some(Content::File(extents)) => Segments::of_extents(extents, offset, length),
+            Some(Content::Directory(_)) => Segments::nothing(),
+        }
+    }
+}
