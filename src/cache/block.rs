@@ -1,7 +1,7 @@
 //! One block in memory, and what its use tells the cache.
 //!
-//! The bytes own their [`Charge`], so every slice of them, wherever it travels, keeps them charged. Use is recorded in
-//! atomics by those who read, without a lock, and looked at when something must go.
+//! The bytes stand beside their [`Charge`], and every slice of them, wherever it travels, owns a share of both. Use is
+//! recorded in atomics by those who read, without a lock, and looked at when something must go.
 
 use crate::cache::budget::Charge;
 use bytes::Bytes;
@@ -36,7 +36,7 @@ pub struct Block(Arc<Held>);
 
 struct Held {
     bytes: Bytes,
-    charge: usize,
+    charge: Charge,
     loaded: u64,
     touched: AtomicU64,
     reads: AtomicU32,
@@ -47,26 +47,25 @@ struct Held {
     visited: AtomicBool,
 }
 
-/// Bytes with their charge.
-struct Charged {
-    bytes: Bytes,
-    _charge: Charge,
+/// Part of a block, as the owner behind a `Bytes`.
+struct Part {
+    held: Arc<Held>,
+    range: Range<usize>,
 }
 
-impl AsRef<[u8]> for Charged {
+impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.held.bytes[self.range.clone()]
     }
 }
 
 impl Block {
     /// A block just fetched, with the charge that was taken for it.
     pub(super) fn new(bytes: Bytes, charge: Charge) -> Block {
-        let charged = charge.bytes();
         let now = now();
         Block(Arc::new(Held {
-            bytes: Bytes::from_owner(Charged { bytes, _charge: charge }),
-            charge: charged,
+            bytes,
+            charge,
             loaded: now,
             touched: AtomicU64::new(now),
             reads: AtomicU32::new(0),
@@ -93,7 +92,7 @@ impl Block {
         let end = range.end.min(held.bytes.len());
         let start = range.start.min(end);
         held.read(start as u64, end as u64);
-        held.bytes.slice(start..end)
+        Bytes::from_owner(Part { held: self.0.clone(), range: start..end })
     }
 
     /// Somebody found it in the cache.
@@ -109,7 +108,7 @@ impl Block {
 
     /// What it is charged with.
     pub(super) fn charge(&self) -> usize {
-        self.0.charge
+        self.0.charge.bytes()
     }
 
     /// Some of it was read twice: it is worth more than what is read once and never again.
@@ -119,7 +118,7 @@ impl Block {
 
     /// Letting go of it would free nothing now: somebody holds the block or a slice. The caller holds no clone itself.
     pub(super) fn is_held(&self) -> bool {
-        Arc::strong_count(&self.0) > 1 || !self.0.bytes.is_unique()
+        Arc::strong_count(&self.0) > 1
     }
 
     /// A reader is in the middle of it and will be back in a moment.

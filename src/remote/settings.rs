@@ -1,7 +1,7 @@
 //! Which cluster, and who we are: `settings.conf` and the environment (arv-mount.md 1.4, protocol.md 0).
 //!
-//! The first `settings.conf` that exists is read, and every `ARVADOS_…` variable of the environment wins over it. Both
-//! come in through [`Environment`], so that tests need not touch the process. Values may contain `=` (the Python client
+//! The first `settings.conf` that exists is read, and every `ARVADOS_…` variable of the environment wins over it, an empty
+//! one by taking the setting away. Both come in through [`Environment`], so that tests need not touch the process. Values may contain `=` (the Python client
 //! stops at such a line); everything that is wrong is said with file and line.
 
 use crate::remote::error::{Error, Result};

@@ -39,7 +39,8 @@ fn the_first_file_wins_in_the_documented_order() {
     assert_eq!(host(&[("XDG_CONFIG_HOME", "relative")]), "user");
     assert_eq!(host(&[("XDG_CONFIG_HOME", "~/nothing")]), "system");
     assert_eq!(host(&[("ARVADOS_API_HOST", "environment:8000")]), "environment:8000");
-    assert_eq!(host(&[("ARVADOS_API_HOST", "")]), "user", "an empty variable counts as not set");
+    let emptied = load(home.path(), &[("ARVADOS_API_HOST", "")]).unwrap_err();
+    assert!(emptied.to_string().starts_with("ARVADOS_API_HOST is not set"), "an empty variable takes the setting away");
 }
 
 #[test]
