@@ -120,3 +120,6 @@ impl BlockCache {
         self.flights.figures()
     }
 }
+
+#[cfg(test)]
+mod tests;
