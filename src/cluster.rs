@@ -13,6 +13,7 @@ pub mod clock;
 pub mod configuration;
 pub mod directory;
 pub mod faults;
+pub mod keepproxy;
 pub mod keepstore;
 pub mod metrics;
 pub mod process;

@@ -14,8 +14,10 @@ mod golden {
     pub mod wire;
 }
 
+use golden::cluster::Cluster;
 use golden::comparison::{self, Rules};
 use golden::names::Names;
+use golden::replay::Replay;
 use golden::wire::Answer;
 use golden::{recording, report};
 use serde_json::Value;
@@ -100,4 +102,19 @@ fn what_is_not_covered_is_listed_with_a_reason() {
         assert!(all.contains(&name), "{name} is no recording");
         assert!(reason.len() > 20, "{name}: {reason}");
     }
+}
+
+/// The proof itself. The details of a failure go to the standard output; with `GOLDEN_REPORT` they go to that file, those
+/// of the recordings listed as uncovered too.
+#[test]
+fn the_embedded_cluster_answers_as_the_recorded_one_did() {
+    let cluster = Cluster::start();
+    let outcomes = Replay::new(&cluster).run();
+    let summary = report::summary(&outcomes);
+    if let Some(file) = std::env::var_os("GOLDEN_REPORT") {
+        std::fs::write(file, format!("{summary}\n{}", report::details(&outcomes))).expect("a report file");
+    }
+    let verdict = report::verdict(&outcomes, &report::uncovered());
+    assert!(verdict.is_empty(), "{summary}\n{verdict}");
+    println!("{summary}");
 }

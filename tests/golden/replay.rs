@@ -28,7 +28,6 @@ pub struct Outcome {
 }
 
 /// The state of a replay.
-#[derive(Debug)]
 pub struct Replay<'a> {
     /// What answers.
     pub cluster: &'a Cluster,
@@ -104,7 +103,8 @@ impl<'a> Replay<'a> {
 
     /// Sends a recorded request, in this run's names.
     fn send(&self, request: &Request) -> std::io::Result<Answer> {
-        let (service, target) = self.cluster.locate(&request.url);
+        let (service, target) =
+            self.cluster.locate(&request.url).ok_or_else(|| std::io::Error::other("no such service here"))?;
         let target = self.names.translate(&target);
         let headers: Vec<_> =
             request.headers.iter().map(|(name, value)| (name.clone(), self.names.translate(value))).collect();
@@ -132,7 +132,8 @@ impl<'a> Replay<'a> {
     fn token(&self, request: &Request) -> String {
         let header = request.headers.get("Authorization");
         let token = header.and_then(|header| header.split_once(' ')).map_or("", |(_, token)| token.trim());
-        let query = || request.url.split_once("api_token=").map_or("", |(_, rest)| rest.split('&').next().unwrap_or(""));
+        let query =
+            || request.url.split_once("api_token=").map_or("", |(_, rest)| rest.split('&').next().unwrap_or(""));
         let token = if token.is_empty() { query() } else { token };
         self.names.translate(&token.replace("%2F", "/"))
     }
