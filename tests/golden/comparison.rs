@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::DateTime;
-use regex_lite::{Captures, Regex};
+use regex_lite::Regex;
 use serde_json::{Map, Value};
 
 use super::names::Names;
@@ -317,7 +317,12 @@ impl<'a> Comparison<'a> {
             return;
         }
         let wanted = signature::strip(&self.names.translate(expected));
-        let (wanted, plain) = (self.file_times(&wanted), self.file_times(&plain));
+        let ((wanted, recorded_times), (plain, times)) = (self.file_times(&wanted), self.file_times(&plain));
+        for (recorded, time) in recorded_times.iter().zip(&times) {
+            if (recorded - time).abs() > TOLERANCE_SECONDS {
+                self.differ(path, recorded, time);
+            }
+        }
         if path.starts_with(".errors") {
             let brief = |text: &str| {
                 let text = self.patterns.request_id.replace_all(text, "").into_owned();
@@ -354,13 +359,11 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Times of files in nanoseconds, in whole units of the tolerance.
-    fn file_times(&self, text: &str) -> String {
-        let units = |found: &Captures<'_>| {
-            let seconds = found[0].parse::<f64>().unwrap_or_default() / 1e9;
-            format!("{:.0} units of time", seconds / TOLERANCE_SECONDS)
-        };
-        self.patterns.nanoseconds.replace_all(text, units).into_owned()
+    /// A text without times in nanoseconds, and those times in seconds.
+    fn file_times(&self, text: &str) -> (String, Vec<f64>) {
+        let times = self.patterns.nanoseconds.find_iter(text).filter_map(|found| found.as_str().parse::<f64>().ok());
+        let times = times.map(|time| time / 1e9).collect();
+        (self.patterns.nanoseconds.replace_all(text, "TIME").into_owned(), times)
     }
 
     /// A listing that contains other objects.
