@@ -11,6 +11,7 @@
 //! | [`portable_data_hash`] | the name of a collection's content |
 //! | [`signature`] | permission signatures: making, checking, stripping, for a locator and for a manifest |
 //! | [`manifest`] | the text of a collection: lines, names, what the API server accepts, the two normal forms |
+//! | [`replace_files`] | what the server makes of `replace_files` and `replace_segments` |
 //!
 //! Two rules. What a server gave out is read as it is, however odd (`protocol.md` 5.3, last paragraph), and kept verbatim
 //! where it may be sent back. And a signature is a password: no `Debug` and no error of these modules shows one.
@@ -19,6 +20,7 @@ pub mod hash;
 pub mod locator;
 pub mod manifest;
 pub mod portable_data_hash;
+pub mod replace_files;
 pub mod signature;
 
 pub use hash::BlockHash;
