@@ -1,0 +1,159 @@
+//! What the file system asks of the actors: published states where there are some, and when to wait for newer ones.
+//!
+//! The rule for waiting: what is published is used at once, and if it is old, looked at again in the background. Only who
+//! enters a directory (`attentive`) waits, when an event has said that it changed or when nobody has looked for so
+//! long that it counts as not loaded; and he waits for a few seconds at most, then gets what there is.
+
+use crate::actors::cell::{Cell, Keeper};
+use crate::actors::collection::{self, CollectionCell, CollectionState};
+use crate::actors::listing::{self, Item, Listing, ListingCell};
+use crate::actors::refresh::Reply;
+use crate::actors::work::Work;
+use crate::actors::{Error, Supervisor};
+use crate::remote::api::{Collection, Filter, Query, Record};
+use actix::{Handler, Message};
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long somebody waits for a newer state when there is an old one.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How old a state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    Fresh,
+    /// Time to look again; nobody needs to wait for that.
+    Old,
+    /// Known or likely to be wrong.
+    Outdated,
+}
+
+impl Age {
+    /// Of something fetched at `fetched` that is to be looked at again after `interval`.
+    pub(super) fn of(fetched: Instant, interval: Duration, is_marked: bool) -> Age {
+        let age = fetched.elapsed();
+        match () {
+            () if is_marked || age >= interval * 2 => Age::Outdated,
+            () if age >= interval => Age::Old,
+            () => Age::Fresh,
+        }
+    }
+}
+
+impl Supervisor {
+    /// The state of a collection; loaded if it is not yet.
+    pub async fn collection_state(
+        &self,
+        cell: &Arc<CollectionCell>,
+        attentive: bool,
+    ) -> Result<Arc<CollectionState>, Error> {
+        let load = |fresh| move |reply| collection::Load { fresh, reply };
+        let Some(state) = cell.load() else { return self.ask(cell, load(false)).await };
+        match state.age(cell) {
+            Age::Fresh => Ok(state),
+            Age::Outdated if attentive => self.newer(cell, state, load(true)).await,
+            Age::Old | Age::Outdated => {
+                cell.want();
+                Ok(state)
+            }
+        }
+    }
+
+    /// The state of a collection with signatures that were made after now.
+    pub async fn renew_signatures(&self, cell: &Arc<CollectionCell>) -> Result<Arc<CollectionState>, Error> {
+        self.ask(cell, |reply| collection::Renew { reply }).await
+    }
+
+    /// The record of a collection as it is now, with its manifest. If it says something new, that is published first.
+    pub async fn collection_record(&self, cell: &Arc<CollectionCell>) -> Result<(Record<Collection>, Vec<u8>), Error> {
+        let (api, id) = (self.environment().api.clone(), cell.key().clone());
+        let request = async move {
+            let mut manifest = Vec::new();
+            let record = api.collection(&id, &[], Some(&mut manifest)).await?;
+            Ok((record, manifest))
+        };
+        let (record, manifest) = Work::start(&self.environment().network, cell.key(), request).await?;
+        let is_new = cell.load().is_some_and(|state| state.portable_data_hash() != record.portable_data_hash);
+        if is_new {
+            self.ask(cell, |reply| collection::Load { fresh: true, reply }).await?;
+        }
+        Ok((record, manifest))
+    }
+
+    /// Everything in a listing.
+    pub async fn list(&self, cell: &Arc<ListingCell>) -> Result<Arc<Listing>, Error> {
+        let load = |fresh| move |reply| listing::Load { fresh, reply };
+        let listing = cell.load().and_then(|listing| Some((listing.age(cell)?, listing)));
+        match listing {
+            None => self.ask(cell, load(false)).await,
+            Some((Age::Fresh, listing)) => Ok(listing),
+            Some((Age::Old, listing)) => {
+                cell.want();
+                Ok(listing)
+            }
+            Some((Age::Outdated, listing)) => self.newer(cell, listing, load(true)).await,
+        }
+    }
+
+    /// The object with this name in a listing.
+    pub async fn find(&self, cell: &Arc<ListingCell>, name: &[u8]) -> Result<Option<Item>, Error> {
+        let listing = cell.load().and_then(|listing| Some((listing.age(cell)?, listing)));
+        match listing {
+            Some((Age::Fresh, listing)) => Ok(listing.by_name(name).cloned()),
+            Some((Age::Old, listing)) if listing.by_name(name).is_some() => {
+                cell.want();
+                Ok(listing.by_name(name).cloned())
+            }
+            _ => self.ask(cell, |reply| listing::Find { name: name.to_owned(), reply }).await,
+        }
+    }
+
+    /// Is there a project or filter group with this uuid? Then its time of modification. One that is known to exist is not
+    /// asked for again; its listing will tell.
+    pub async fn project(&self, uuid: &str, is_known: bool) -> Result<Option<Option<DateTime<Utc>>>, Error> {
+        if is_known {
+            return Ok(Some(None));
+        }
+        let environment = self.environment().clone();
+        let mut filters =
+            vec![Filter::new("uuid", "=", uuid), Filter::new("group_class", "in", json!(["project", "filter"]))];
+        filters.extend(environment.filters.of("groups").into_iter().map(Filter::raw));
+        let query = Query { filters, limit: Some(1), ..Query::default() };
+        let request = async move { Ok(environment.api.groups(&query).await?) };
+        let page = Work::start(&self.environment().network, uuid, request).await?;
+        Ok(page.items.into_iter().next().map(|group| group.modified_at))
+    }
+
+    /// The record of a project, filter group or user.
+    pub async fn project_record(&self, uuid: &str) -> Result<(Map<String, Value>, Option<DateTime<Utc>>), Error> {
+        let (api, id) = (self.environment().api.clone(), uuid.to_owned());
+        let request = async move {
+            if id.get(5..12) == Some("-tpzed-") {
+                let record = api.user(&id).await?;
+                return Ok((record.raw, record.fields.modified_at));
+            }
+            let record = api.group(&id).await?;
+            Ok((record.raw, record.fields.modified_at))
+        };
+        Work::start(&self.environment().network, uuid, request).await
+    }
+
+    /// A newer state than `old`, if it comes soon.
+    async fn newer<A, M>(
+        &self,
+        cell: &Arc<Cell<A>>,
+        old: Arc<A::State>,
+        message: impl Fn(Reply<Arc<A::State>, Error>) -> M,
+    ) -> Result<Arc<A::State>, Error>
+    where
+        A: Keeper + Handler<M>,
+        M: Message<Result = ()> + Send + 'static,
+    {
+        match tokio::time::timeout(PATIENCE, self.ask(cell, message)).await {
+            Ok(result) => result,
+            Err(_) => Ok(old),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Numbers for the nodes of a collection that stay the same when the collection is read again.
+//!
+//! A snapshot has numbers of its own for its nodes, but those of the next snapshot are others. Programs and the kernel want the
+//! same number for the same file as long as they know it. Here is the rule, and the table: a directory keeps its number
+//! as long as there is a directory at its path; a file as long as its bytes are still there, alone or with more after them.
+//! A file that another client replaced is another file: it gets a new number, and whoever has the old one open keeps the
+//! old content. Numbers are never given twice.
+//!
+//! The first snapshot needs no table: there the numbers are those of the snapshot. After a change there are two arrays of four
+//! bytes a node. So what the kernel knows costs nothing beyond that, however many files it knows.
+
+use crate::tree::{NodeId, Snapshot};
+use chrono::{DateTime, Utc};
+use std::collections::HashMap;
+
+/// A time, or none (a collection by portable data hash has none).
+pub type Time = Option<DateTime<Utc>>;
+
+/// What is special about a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Changed {
+    modified: Time,
+    /// How often its content grew in place.
+    version: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Numbers {
+    /// Number of each node; empty: the node's own.
+    by_node: Vec<u32>,
+    /// Nodes sorted by their numbers; empty with the above.
+    sorted: Vec<u32>,
+    /// The first number that was never given.
+    next: u32,
+    /// From which number on which time of modification holds.
+    times: Vec<(u32, Time)>,
+    changed: HashMap<u32, Changed>,
+}
+
+impl Numbers {
+    /// For the first snapshot of a collection.
+    pub fn first(snapshot: &Snapshot, modified: Time) -> Numbers {
+        Numbers {
+            by_node: Vec::new(),
+            sorted: Vec::new(),
+            next: snapshot.node_limit().max(1),
+            times: vec![(0, modified)],
+            changed: HashMap::new(),
+        }
+    }
+
+    /// The number of a node. The root has 0, which stands for no node of the collection: its directory is a node elsewhere.
+    pub fn number(&self, node: NodeId) -> u32 {
+        self.by_node.get(node.index() as usize).copied().unwrap_or(node.index())
+    }
+
+    /// The node with this number in the snapshot; `None` if it is not there any more.
+    pub fn node(&self, snapshot: &Snapshot, number: u32) -> Option<NodeId> {
+        if number == 0 {
+            return None;
+        }
+        if self.by_node.is_empty() {
+            return (number < snapshot.node_limit()).then_some(NodeId(number));
+        }
+        let found = self.sorted.binary_search_by_key(&number, |node| self.by_node[*node as usize]).ok()?;
+        Some(NodeId(self.sorted[found]))
+    }
+
+    /// When the node with this number was changed last: the time that the collection had when the number was given, so that what
+    /// did not change keeps its time whatever changes beside it.
+    pub fn modified(&self, number: u32) -> Time {
+        if let Some(changed) = self.changed.get(&number) {
+            return changed.modified;
+        }
+        let position = self.times.partition_point(|(first, _)| *first <= number);
+        position.checked_sub(1).and_then(|position| self.times[position].1)
+    }
+
+    /// How often the content behind this number has grown. Other changes of content come with another number.
+    pub fn version(&self, number: u32) -> u32 {
+        self.changed.get(&number).map_or(0, |changed| changed.version)
+    }
+
+    /// The numbers for `new`, which follows `old` (whose numbers these are) and was made at `modified`.
+    pub fn carry(&self, old: &Snapshot, new: &Snapshot, modified: Time) -> Numbers {
+        let mut carried = Numbers {
+            by_node: vec![0; new.node_limit() as usize],
+            sorted: Vec::new(),
+            next: self.next,
+            times: self.times.clone(),
+            changed: HashMap::new(),
+        };
+        carried.times.push((self.next, modified));
+        let mut directories = vec![(NodeId::ROOT, Some(NodeId::ROOT))];
+        while let Some((directory, former)) = directories.pop() {
+            let mut is_changed = former.is_none();
+            let mut others = former.map(|former| old.children(former).peekable());
+            for node in new.children(directory) {
+                let name = new.name(node);
+                let mut twin = None;
+                if let Some(others) = &mut others {
+                    while let Some(other) = others.next_if(|other| old.name(*other) <= name) {
+                        if old.name(other) == name {
+                            twin = Some(other);
+                        } else {
+                            is_changed = true;
+                        }
+                    }
+                }
+                let number = self.carry_node(&mut carried, (old, twin), (new, node), modified);
+                is_changed |= number >= self.next;
+                if new.is_directory(node) {
+                    directories.push((node, twin.filter(|twin| old.is_directory(*twin))));
+                }
+            }
+            is_changed |= others.is_some_and(|mut others| others.next().is_some());
+            let number = carried.by_node[directory.index() as usize];
+            if is_changed && directory != NodeId::ROOT && number < self.next {
+                carried.changed.insert(number, Changed { modified, version: 0 });
+            }
+        }
+        carried.sorted =
+            (0..carried.by_node.len() as u32).filter(|node| carried.by_node[*node as usize] != 0).collect();
+        carried.sorted.sort_unstable_by_key(|node| carried.by_node[*node as usize]);
+        carried
+    }
+
+    /// Gives a node of the new snapshot its number: that of its twin, or a new one.
+    fn carry_node(
+        &self,
+        carried: &mut Numbers,
+        (old, twin): (&Snapshot, Option<NodeId>),
+        (new, node): (&Snapshot, NodeId),
+        modified: Time,
+    ) -> u32 {
+        let kept = twin.and_then(|twin| match (old.is_directory(twin), new.is_directory(node)) {
+            (true, true) => Some((twin, false)),
+            (false, false) if continues(old, twin, new, node) => Some((twin, new.size(node) > old.size(twin))),
+            _ => None,
+        });
+        let number = match kept {
+            Some((twin, has_grown)) => {
+                let number = self.number(twin);
+                if has_grown {
+                    carried.changed.insert(number, Changed { modified, version: self.version(number) + 1 });
+                } else if let Some(before) = self.changed.get(&number) {
+                    carried.changed.insert(number, *before);
+                }
+                number
+            }
+            None => {
+                carried.next += 1;
+                carried.next - 1
+            }
+        };
+        carried.by_node[node.index() as usize] = number;
+        number
+    }
+}
+
+/// Does the new file begin with all the bytes of the old one? Judged by blocks and positions in them, as merges do: the same
+/// bytes in other blocks count as replaced.
+fn continues(old: &Snapshot, former: NodeId, new: &Snapshot, file: NodeId) -> bool {
+    let size = old.size(former);
+    if new.size(file) < size {
+        return false;
+    }
+    let mut pieces = new.segments(file, 0, size);
+    let mut rest = None;
+    for wanted in old.segments(former, 0, size) {
+        let mut at = wanted.block_offset;
+        let end = wanted.block_offset + wanted.length;
+        while at < end {
+            let Some((block, offset, length)) = rest.take().or_else(|| {
+                let piece = pieces.next()?;
+                Some((new.block_hash(piece.block), piece.block_offset, piece.length))
+            }) else {
+                return false;
+            };
+            if block != old.block_hash(wanted.block) || offset != at {
+                return false;
+            }
+            let used = length.min(end - at);
+            at += used;
+            if used < length {
+                rest = Some((block, offset + used, length - used));
+            }
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const FOO: &str = "acbd18db4cc2f85cedef654fccc4a4d8+3";
+    const BAR: &str = "37b51d194a7513e45b56f6524f2d51f2+3";
+
+    fn snapshot(manifest: &str) -> Snapshot {
+        Snapshot::parse(&manifest.replace("FOO", FOO).replace("BAR", BAR)).expect("a valid manifest")
+    }
+
+    fn time(second: i64) -> Time {
+        DateTime::from_timestamp(second, 0)
+    }
+
+    /// Numbers by path.
+    fn all(snapshot: &Snapshot, numbers: &Numbers) -> BTreeMap<Vec<u8>, u32> {
+        let mut result = BTreeMap::new();
+        let mut directories = vec![NodeId::ROOT];
+        while let Some(directory) = directories.pop() {
+            for node in snapshot.children(directory) {
+                result.insert(snapshot.path(node), numbers.number(node));
+                assert_eq!(numbers.node(snapshot, numbers.number(node)), Some(node));
+                if snapshot.is_directory(node) {
+                    directories.push(node);
+                }
+            }
+        }
+        result
+    }
+
+    #[test]
+    fn what_did_not_change_keeps_number_and_time_and_what_was_replaced_gets_new_ones() {
+        let old = snapshot(". FOO BAR 0:3:kept 0:3:replaced 0:3:grown 3:3:gone\n./d FOO 0:3:x\n");
+        let new = snapshot(". FOO BAR 0:3:kept 3:3:replaced 0:6:grown 0:3:new\n./d FOO 0:3:x\n");
+        let before = Numbers::first(&old, time(1));
+        let after = before.carry(&old, &new, time(2));
+        let (former, now) = (all(&old, &before), all(&new, &after));
+        for path in ["kept", "grown", "d", "d/x"] {
+            assert_eq!(former[path.as_bytes()], now[path.as_bytes()], "{path}");
+        }
+        assert!(now[&b"replaced"[..]] >= before.next && now[&b"new"[..]] >= before.next);
+        assert_eq!(after.node(&new, former[&b"gone"[..]]), None);
+        let modified = |path: &str| after.modified(now[path.as_bytes()]);
+        assert_eq!((modified("kept"), modified("d/x"), modified("d")), (time(1), time(1), time(1)));
+        assert_eq!((modified("replaced"), modified("grown"), modified("new")), (time(2), time(2), time(2)));
+        assert_eq!((after.version(now[&b"grown"[..]]), after.version(now[&b"kept"[..]])), (1, 0));
+    }
+
+    #[test]
+    fn directory_has_a_new_time_when_its_names_change() {
+        let old = snapshot("./a FOO 0:3:x\n./b FOO 0:3:x\n");
+        let new = snapshot("./a FOO 0:3:x\n./b FOO 0:3:x 0:3:y\n");
+        let before = Numbers::first(&old, time(1));
+        let after = before.carry(&old, &new, time(2));
+        let now = all(&new, &after);
+        assert_eq!((after.modified(now[&b"a"[..]]), after.modified(now[&b"b"[..]])), (time(1), time(2)));
+    }
+
+    fn manifest(files: &BTreeMap<String, bool>) -> Snapshot {
+        let mut text = String::new();
+        for (path, is_foo) in files {
+            let (directory, name) = path.split_once('/').unwrap_or((".", path));
+            let directory = if directory == "." { ".".into() } else { format!("./{directory}") };
+            text.push_str(&format!("{directory} {} 0:3:{name}\n", if *is_foo { "FOO" } else { "BAR" }));
+        }
+        snapshot(&text)
+    }
+
+    proptest! {
+        /// Over any history: a file keeps its number exactly as long as its content stays, and no number means two things.
+        #[test]
+        fn numbers_follow_content(history in prop::collection::vec(
+            prop::collection::btree_map("[ab]|d/[xy]", any::<bool>(), 0..5), 1..6)) {
+            let mut state: Option<(Snapshot, Numbers)> = None;
+            let mut meaning: BTreeMap<u32, (String, Option<bool>)> = BTreeMap::new();
+            let mut former: BTreeMap<String, (u32, bool)> = BTreeMap::new();
+            for (step, files) in history.iter().enumerate() {
+                let new = manifest(files);
+                let numbers = match &state {
+                    None => Numbers::first(&new, time(0)),
+                    Some((old, numbers)) => numbers.carry(old, &new, time(step as i64)),
+                };
+                let mut current = BTreeMap::new();
+                for (path, number) in all(&new, &numbers) {
+                    let path = String::from_utf8(path).expect("ascii");
+                    let content = files.get(&path).copied();
+                    if let Some(before) = meaning.insert(number, (path.clone(), content)) {
+                        prop_assert_eq!(before, (path.clone(), content));
+                    }
+                    if let Some(content) = content {
+                        if let Some((before, same)) = former.get(&path) {
+                            prop_assert_eq!(*before == number, *same == content);
+                        }
+                        current.insert(path, (number, content));
+                    }
+                }
+                former = current;
+                state = Some((new, numbers));
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The event actor: hears of changes on the cluster and marks what they concern.
+//!
+//! Storms are flattened three times. What comes within a moment is collected in sets, so that a thousand updates of one
+//! collection are one mark. A mark is a number in a `watch`: the actor concerned wakes up once. And it only fetches
+//! when somebody uses what it keeps, after a random delay; what nobody uses is only marked, and looked at when next asked for.
+//!
+//! What events do not tell: what is in filter groups, what became readable or unreadable through a change further
+//! up, what went into the trash with its project. Listings are therefore also read again by age.
+
+use crate::actors::listing::Source;
+use crate::actors::{MAILBOX, Supervisor};
+use crate::remote::events::{Attributes, Event, EventType, Listener, Notice};
+use actix::{Actor, AsyncContext, Context, StreamHandler};
+use futures_util::stream;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long changes are collected before they are passed on. Well below what a user notices.
+const COLLECT: Duration = Duration::from_millis(50);
+
+pub struct EventActor {
+    supervisor: Arc<Supervisor>,
+    listener: Option<Listener>,
+    /// Collections that changed, with the portable data hash that they have now, if the event told.
+    collections: HashMap<String, Option<String>>,
+    listings: HashSet<Source>,
+    is_waiting: bool,
+}
+
+impl EventActor {
+    /// `listener` runs on the network runtime; this actor only hears what it says.
+    pub fn new(supervisor: Arc<Supervisor>, listener: Listener) -> EventActor {
+        EventActor {
+            supervisor,
+            listener: Some(listener),
+            collections: HashMap::new(),
+            listings: HashSet::new(),
+            is_waiting: false,
+        }
+    }
+
+    fn collect(&mut self, event: Event) {
+        if event.event_type == EventType::Other {
+            return;
+        }
+        let old = event.properties.old_attributes.clone().unwrap_or_default();
+        let new = event.properties.new_attributes.clone().unwrap_or_default();
+        let moved = event.event_type != EventType::Update || is_elsewhere(&old, &new);
+        let kind = event.object_uuid.get(6..11).unwrap_or_default();
+        match kind {
+            "4zz18" => {
+                let hash = if new.is_trashed == Some(true) { None } else { new.portable_data_hash };
+                self.collections.insert(event.object_uuid.clone(), hash);
+            }
+            "j7d0g" | "tpzed" => {
+                self.listings.insert(Source::Project(event.object_uuid.clone()));
+                self.listings.insert(Source::Shared);
+            }
+            "o0j2j" => {
+                // A link may be a tag (then its name is the tag) or a permission (then it may share something).
+                let names = [old.name, new.name].into_iter().flatten();
+                self.listings.extend(names.map(Source::Tag));
+                self.listings.extend([Source::Tags, Source::Shared]);
+            }
+            _ => return,
+        }
+        if moved && matches!(kind, "4zz18" | "j7d0g") {
+            let owners = [Some(event.object_owner_uuid.as_str()), event.former_owner_uuid()];
+            let owners = owners.into_iter().flatten().filter(|owner| !owner.is_empty());
+            self.listings.extend(owners.map(|owner| Source::Project(owner.to_owned())));
+        }
+    }
+
+    fn pass_on(&mut self) {
+        self.is_waiting = false;
+        for (uuid, hash) in self.collections.drain() {
+            let Some(cell) = self.supervisor.existing_collection(&uuid) else { continue };
+            let is_known = hash.is_some() && cell.load().map(|state| state.portable_data_hash().to_owned()) == hash;
+            if !is_known {
+                cell.mark();
+            }
+        }
+        for source in self.listings.drain() {
+            if let Some(cell) = self.supervisor.existing_listing(&source) {
+                cell.mark();
+            }
+        }
+    }
+}
+
+/// Does the change show in a listing? A change of content alone does not.
+fn is_elsewhere(old: &Attributes, new: &Attributes) -> bool {
+    old.name != new.name || old.owner_uuid != new.owner_uuid || old.is_trashed != new.is_trashed
+}
+
+impl Actor for EventActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(MAILBOX);
+        if let Some(listener) = self.listener.take() {
+            context.add_stream(stream::unfold(listener, |mut listener| async move {
+                let notice = listener.next().await?;
+                Some((notice, listener))
+            }));
+        }
+    }
+}
+
+impl StreamHandler<Notice> for EventActor {
+    fn handle(&mut self, notice: Notice, context: &mut Self::Context) {
+        match notice {
+            Notice::Event(event) => self.collect(event),
+            Notice::Gap => {
+                tracing::info!("changes may have been missed: everything is looked at again");
+                self.supervisor.mark_all();
+            }
+        }
+        if !self.is_waiting {
+            self.is_waiting = true;
+            context.run_later(COLLECT, |actor, _| actor.pass_on());
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The actor of one listing: a project, the shared directory, the tags, or one tag.
+//!
+//! A listing is complete after somebody has read the directory. Before that (a path into a large project) names are asked
+//! for one by one and added as they are found; names that do not exist are remembered for a moment, because programs
+//! ask for the same missing names again and again. A complete listing that has become old goes on being shown
+//! while it is read again; only what nobody has looked at for long, or what an event has spoken of, is waited for, and
+//! not for long. A failure to list is an error to those who wait, never an empty directory; an old listing is better.
+
+use crate::actors::cell::{Cell, Keeper, Marked};
+use crate::actors::client::Age;
+use crate::actors::refresh::{Refresh, Reply};
+use crate::actors::supervisor::Stop;
+use crate::actors::work::Work;
+use crate::actors::{Environment, Error, MAILBOX};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
+use actix::{ActorFutureExt, Message};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub mod names;
+pub mod snapshot;
+pub mod source;
+
+pub use snapshot::{Item, Listing, Target};
+pub use source::Source;
+
+use snapshot::Numbering;
+
+/// How long a name that is missing stays so without asking again. Short: nothing tells us when it appears
+/// unless events are on, and then the memory is cleared by them.
+const MISSING: Duration = Duration::from_secs(2);
+/// Missing names remembered at a time; a program that tries out names must not fill the memory.
+const MOST_MISSING: usize = 1000;
+/// A listing that took long to get is read again less often: at most a tenth of the time goes into it.
+const RELUCTANCE: u32 = 10;
+/// Longest random delay of a refresh that an event asked for, so that a hundred mounts do not all ask at once.
+const JITTER: Duration = Duration::from_millis(300);
+
+pub type ListingCell = Cell<ListingActor>;
+
+impl Listing {
+    /// How old it is; `None` if it is not complete.
+    pub(super) fn age(&self, cell: &ListingCell) -> Option<Age> {
+        Some(Age::of(self.fetched?, self.interval, cell.marks() != self.marks))
+    }
+}
+
+/// Everything that is in the listing. `fresh`: as it is now, not only as it was published.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Load {
+    pub fresh: bool,
+    pub reply: Reply<Arc<Listing>, Error>,
+}
+
+/// The object shown under a name, complete listing or not.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Find {
+    pub name: Vec<u8>,
+    pub reply: Reply<Option<Item>, Error>,
+}
+
+/// The object of this number turned out to be gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Remove {
+    pub number: u32,
+}
+
+pub struct ListingActor {
+    source: Source,
+    environment: Arc<Environment>,
+    cell: Arc<ListingCell>,
+    numbering: Numbering,
+    refresh: Refresh<Arc<Listing>, Error>,
+    /// Look-ups under way, with those who wait for each.
+    searches: HashMap<Vec<u8>, Vec<Reply<Option<Item>, Error>>>,
+    missing: HashMap<Vec<u8>, Instant>,
+    /// The marks that the listing accounts for.
+    seen: u64,
+}
+
+impl Keeper for ListingActor {
+    type State = Listing;
+    type Key = Source;
+
+    fn new(environment: Arc<Environment>, cell: Arc<ListingCell>) -> ListingActor {
+        ListingActor {
+            source: cell.key().clone(),
+            environment,
+            cell,
+            numbering: Numbering::default(),
+            refresh: Refresh::default(),
+            searches: HashMap::new(),
+            missing: HashMap::new(),
+            seen: 0,
+        }
+    }
+}
+
+impl ListingActor {
+    /// Begins to read everything, unless that is under way.
+    fn read(&mut self, context: &mut Context<Self>) {
+        if self.refresh.is_running() {
+            return;
+        }
+        let epoch = self.refresh.begin();
+        let marks = self.cell.marks();
+        self.cell.begin();
+        let (source, environment) = (self.source.clone(), self.environment.clone());
+        let started = Instant::now();
+        let work = async move { source.list(&environment).await };
+        let work = Work::start(&self.environment.network, self.source.describe(), work);
+        context.spawn(work.into_actor(self).map(move |result, actor, context| {
+            actor.was_read(epoch, marks, started, result, context);
+        }));
+    }
+
+    fn was_read(
+        &mut self,
+        epoch: u64,
+        marks: u64,
+        started: Instant,
+        result: Result<Vec<snapshot::Candidate>, Error>,
+        context: &mut Context<Self>,
+    ) {
+        if !self.refresh.end(epoch, result.is_ok(), Instant::now()) {
+            return;
+        }
+        let result = match result {
+            Ok(candidates) => {
+                let mut listing = self.numbering.complete(candidates, self.source.precedence(), started);
+                listing.marks = marks;
+                listing.interval = self.environment.refresh.max(started.elapsed() * RELUCTANCE);
+                let listing = Arc::new(listing);
+                self.seen = marks;
+                self.missing.clear();
+                self.cell.publish(listing.clone());
+                Ok(listing)
+            }
+            Err(error) => {
+                let old = self.cell.load().filter(|listing| listing.is_complete());
+                if error.is_not_found() {
+                    self.cell.withdraw();
+                } else if old.is_some() {
+                    tracing::warn!(listing = self.source.describe(), %error, "cannot refresh: showing what it was");
+                }
+                match old {
+                    Some(old) if !error.is_not_found() => Ok(old),
+                    _ => Err(error),
+                }
+            }
+        };
+        if self.refresh.tell(&result) || (self.cell.marks() != self.seen && result.is_ok()) {
+            self.read(context);
+        }
+    }
+
+    fn search(&mut self, name: Vec<u8>, reply: Reply<Option<Item>, Error>, context: &mut Context<Self>) {
+        let text = match std::str::from_utf8(&name) {
+            Ok(text) => text.to_owned(),
+            // Names of objects are text: no object has this one.
+            Err(_) => {
+                let _ = reply.send(Ok(None));
+                return;
+            }
+        };
+        let waiting = self.searches.entry(name.clone()).or_default();
+        waiting.push(reply);
+        if waiting.len() > 1 {
+            return;
+        }
+        let (source, environment) = (self.source.clone(), self.environment.clone());
+        let marks = self.cell.marks();
+        let work = async move { source.find(&environment, &text).await };
+        let work = Work::start(&self.environment.network, self.source.describe(), work);
+        context.spawn(work.into_actor(self).map(move |result, actor, _| actor.was_searched(name, marks, result)));
+    }
+
+    fn was_searched(&mut self, name: Vec<u8>, marks: u64, result: Result<Option<snapshot::Candidate>, Error>) {
+        let result = result.map(|candidate| match candidate {
+            Some(candidate) => {
+                let old = self.cell.load();
+                let (listing, item) = self.numbering.with(old.as_deref(), candidate);
+                self.cell.publish(Arc::new(listing));
+                Some(item)
+            }
+            None => {
+                if let Some(old) = self.cell.load().filter(|listing| listing.by_name(&name).is_some()) {
+                    self.cell.publish(Arc::new(old.filtered(|item| item.name.as_ref() != name.as_slice())));
+                }
+                if self.missing.len() >= MOST_MISSING {
+                    self.missing.clear();
+                }
+                if marks == self.cell.marks() {
+                    self.missing.insert(name.clone(), Instant::now());
+                }
+                None
+            }
+        });
+        let known = self.cell.load().and_then(|listing| listing.by_name(&name).cloned());
+        let result = match (result, known) {
+            (Err(error), Some(item)) if !error.is_not_found() => {
+                tracing::warn!(listing = self.source.describe(), %error, "cannot check a name: showing what it was");
+                Ok(Some(item))
+            }
+            (result, _) => result,
+        };
+        for reply in self.searches.remove(&name).unwrap_or_default() {
+            let _ = reply.send(result.clone());
+        }
+    }
+
+    /// Somebody said that the listing may be old: an event (a mark), or a reader who found it so (`want`).
+    fn was_marked(&mut self, context: &mut Context<Self>) {
+        let is_marked = self.cell.marks() != self.seen;
+        if is_marked {
+            self.missing.clear();
+        }
+        let is_wanted = self.cell.is_wanted();
+        if !(is_marked || is_wanted) || self.refresh.is_running() {
+            return;
+        }
+        let Some(listing) = self.cell.load() else { return };
+        if !listing.is_complete() {
+            // Only look-ups so far: each is made again when its name is next used.
+            if is_marked {
+                self.seen = self.cell.marks();
+                self.cell.publish(Arc::new(listing.unchecked()));
+            }
+            return;
+        }
+        if is_wanted && self.refresh.may_try(Instant::now()) {
+            self.read(context);
+        } else if is_marked && self.cell.is_used() {
+            context.run_later(JITTER.mul_f64(rand::random()), |actor, context| {
+                if actor.cell.marks() != actor.seen && actor.refresh.may_try(Instant::now()) {
+                    actor.read(context);
+                }
+            });
+        }
+    }
+}
+
+impl Actor for ListingActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(MAILBOX);
+        self.seen = self.cell.marks();
+        context.add_stream(self.cell.wake_ups());
+    }
+}
+
+impl StreamHandler<Marked> for ListingActor {
+    fn handle(&mut self, _: Marked, context: &mut Self::Context) {
+        self.was_marked(context);
+    }
+
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl Handler<Load> for ListingActor {
+    type Result = ();
+
+    fn handle(&mut self, Load { fresh, reply }: Load, context: &mut Self::Context) {
+        match self.cell.load().filter(|listing| listing.is_complete() && !fresh) {
+            Some(listing) => {
+                let _ = reply.send(Ok(listing));
+            }
+            None => {
+                if fresh {
+                    self.refresh.join_fresh(reply)
+                } else {
+                    self.refresh.join(reply)
+                }
+                self.read(context);
+            }
+        }
+    }
+}
+
+impl Handler<Find> for ListingActor {
+    type Result = ();
+
+    fn handle(&mut self, Find { name, reply }: Find, context: &mut Self::Context) {
+        let known = self.cell.load().and_then(|listing| listing.by_name(&name).cloned());
+        let is_recent = |item: &Item| item.checked.is_some_and(|checked| checked.elapsed() < self.environment.refresh);
+        if let Some(item) = known.filter(is_recent) {
+            let _ = reply.send(Ok(Some(item)));
+        } else if self.missing.get(&name).is_some_and(|since| since.elapsed() < MISSING) {
+            let _ = reply.send(Ok(None));
+        } else {
+            self.missing.remove(&name);
+            self.search(name, reply, context);
+        }
+    }
+}
+
+impl Handler<Remove> for ListingActor {
+    type Result = ();
+
+    fn handle(&mut self, Remove { number }: Remove, _: &mut Self::Context) {
+        if let Some(listing) = self.cell.load().filter(|listing| listing.by_number(number).is_some()) {
+            self.cell.publish(Arc::new(listing.filtered(|item| item.number != number)));
+        }
+    }
+}
+
+impl Handler<Stop> for ListingActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, context: &mut Self::Context) {
+        context.stop();
+    }
+}

@@ -1,0 +1,194 @@
+//! Where listings come from: the requests for each kind (arv-mount.md 2.3 to 2.5), in pages, with the user's filters.
+
+use crate::actors::listing::names;
+use crate::actors::listing::snapshot::{Candidate, Precedence, Target};
+use crate::actors::{Environment, Error};
+use crate::remote::api::{Filter, Object, Query, paging};
+use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// What is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A project, a filter group, or the home of a user: direct children only.
+    Project(String),
+    /// What others share with us.
+    Shared,
+    /// All tags.
+    Tags,
+    /// The collections with one tag.
+    Tag(String),
+}
+
+impl Source {
+    /// For messages and logs.
+    pub fn describe(&self) -> String {
+        match self {
+            Source::Project(uuid) => format!("project {uuid}"),
+            Source::Shared => "shared directory".to_owned(),
+            Source::Tags => "list of tags".to_owned(),
+            Source::Tag(tag) => format!("tag '{tag}'"),
+        }
+    }
+
+    /// Which of several objects of one name is shown: in projects the first (groups before collections, then by uuid),
+    /// in the shared directory the last.
+    pub(super) fn precedence(&self) -> Precedence {
+        match self {
+            Source::Shared => Precedence::Last,
+            _ => Precedence::First,
+        }
+    }
+
+    /// Everything there is. A failure on any page is the failure of the whole: half a directory looks like deleted files.
+    pub(super) async fn list(&self, environment: &Environment) -> Result<Vec<Candidate>, Error> {
+        let api = environment.api.as_ref();
+        match self {
+            Source::Project(uuid) => {
+                let filters = raw(environment.filters.of_contents());
+                let mut candidates = Vec::new();
+                let mut pages = std::pin::pin!(paging::contents(api, uuid, &filters, &filters));
+                while let Some(page) = pages.try_next().await? {
+                    candidates.extend(page.into_iter().filter_map(|object| of_object(object, environment)));
+                }
+                Ok(candidates)
+            }
+            Source::Shared => shared(environment).await,
+            Source::Tags => {
+                let filters = raw(environment.filters.of("links"));
+                let tags: Vec<Vec<String>> = paging::tags(api, &filters).try_collect().await?;
+                let candidates = tags.into_iter().flatten().filter_map(|tag| of_tag(tag, environment));
+                Ok(candidates.collect())
+            }
+            Source::Tag(tag) => {
+                let filters = raw(environment.filters.of("links"));
+                let pages: Vec<Vec<String>> = paging::tagged(api, tag, &filters).try_collect().await?;
+                Ok(pages.into_iter().flatten().map(of_tagged).collect())
+            }
+        }
+    }
+
+    /// The object that is shown as `name`, without listing everything. `None`: there is none.
+    pub(super) async fn find(&self, environment: &Environment, name: &str) -> Result<Option<Candidate>, Error> {
+        match self {
+            Source::Project(uuid) => find_in_project(environment, uuid, name).await,
+            Source::Tags => find_tag(environment, name).await,
+            Source::Shared | Source::Tag(_) => {
+                Ok(self.list(environment).await?.into_iter().rev().find(|candidate| candidate.name == name.as_bytes()))
+            }
+        }
+    }
+}
+
+fn raw(filters: Vec<Value>) -> Vec<Filter> {
+    filters.into_iter().map(Filter::raw).collect()
+}
+
+fn of_object(object: Object, environment: &Environment) -> Option<Candidate> {
+    let (name, modified, target) = match object {
+        Object::Collection(it) => (it.name, it.modified_at, Target::Collection(it.uuid.into())),
+        Object::Group(it) => (it.name, it.modified_at, Target::Project(it.uuid.into())),
+        Object::User(_) | Object::Other => return None,
+    };
+    candidate(&name, modified, target, environment)
+}
+
+fn candidate(
+    name: &str,
+    modified: Option<DateTime<Utc>>,
+    target: Target,
+    environment: &Environment,
+) -> Option<Candidate> {
+    let name = names::shown(name, environment.substitution.as_deref())?;
+    Some(Candidate { name, target, modified })
+}
+
+fn of_tag(tag: String, environment: &Environment) -> Option<Candidate> {
+    let target = Target::Tag(tag.as_str().into());
+    candidate(&tag, None, target, environment)
+}
+
+fn of_tagged(uuid: String) -> Candidate {
+    Candidate { name: uuid.clone().into_bytes(), target: Target::Collection(uuid.into()), modified: None }
+}
+
+/// Each readable owner of something shared is a directory; what has no readable owner is shown itself.
+async fn shared(environment: &Environment) -> Result<Vec<Candidate>, Error> {
+    let filters = raw(environment.filters.of("groups"));
+    let mut pages = std::pin::pin!(paging::shared(environment.api.as_ref(), &filters));
+    let mut owners = HashMap::new();
+    let mut groups = Vec::new();
+    while let Some(page) = pages.try_next().await? {
+        owners.extend(page.included.into_iter().map(|object| (object.uuid().to_owned(), object)));
+        groups.extend(page.items);
+    }
+    let mut candidates = Vec::new();
+    for group in &groups {
+        let shown = match owners.get(&group.owner_uuid) {
+            Some(Object::Group(owner)) => (owner.name.clone(), owner.modified_at, &owner.uuid),
+            Some(Object::User(owner)) => {
+                (format!("{} {}", owner.first_name, owner.last_name), owner.modified_at, &owner.uuid)
+            }
+            _ => (group.name.clone(), group.modified_at, &group.uuid),
+        };
+        let (name, modified, uuid) = shown;
+        candidates.extend(candidate(&name, modified, Target::Project(uuid.as_str().into()), environment));
+    }
+    Ok(candidates)
+}
+
+/// One request for both kinds: a filter with the name of a table restricts only that table (protocol.md 4.7). It is asked
+/// by `contents`, which works for filter groups too; they own nothing, so a search by owner finds nothing in them.
+async fn find_in_project(environment: &Environment, uuid: &str, name: &str) -> Result<Option<Candidate>, Error> {
+    let substitution = environment.substitution.as_deref();
+    let names = names::candidates(name, substitution);
+    let mut filters = vec![
+        Filter::new("uuid", "is_a", json!(["arvados#group", "arvados#collection"])),
+        Filter::new("groups.group_class", "in", json!(["project", "filter"])),
+        Filter::new("groups.name", "in", json!(names)),
+        Filter::new("collections.name", "in", json!(names)),
+    ];
+    filters.extend(raw(environment.filters.of_contents()));
+    let query = Query { filters, order: vec!["uuid asc".into()], ..Query::default() };
+    let page = environment.api.contents(Some(uuid), &query).await?;
+    let is_current = |object: &Object| match object {
+        Object::Collection(it) => it.current_version_uuid.is_empty() || it.current_version_uuid == it.uuid,
+        _ => true,
+    };
+    let raw_name = |object: &Object| match object {
+        Object::Collection(it) => it.name.clone(),
+        Object::Group(it) => it.name.clone(),
+        _ => String::new(),
+    };
+    let objects: Vec<Object> = page.items.into_iter().filter(is_current).collect();
+    // The one that is literally called so wins; the server lists groups before collections.
+    for name in &names {
+        if let Some(object) = objects.iter().find(|object| raw_name(object) == *name) {
+            return Ok(of_object(object.clone(), environment));
+        }
+    }
+    if names::is_ambiguous(name, substitution) {
+        let all = Source::Project(uuid.to_owned());
+        return Ok(Box::pin(all.list(environment)).await?.into_iter().find(|item| item.name == name.as_bytes()));
+    }
+    Ok(None)
+}
+
+async fn find_tag(environment: &Environment, name: &str) -> Result<Option<Candidate>, Error> {
+    let substitution = environment.substitution.as_deref();
+    let names = names::candidates(name, substitution);
+    let mut filters = vec![Filter::new("link_class", "=", "tag"), Filter::new("name", "in", json!(names))];
+    filters.extend(raw(environment.filters.of("links")));
+    let page = environment.api.links(&Query { filters, limit: Some(2), ..Query::default() }).await?;
+    let found = names.iter().find(|name| page.items.iter().any(|link| link.name == **name));
+    match found {
+        Some(tag) => Ok(of_tag(tag.clone(), environment)),
+        None if names::is_ambiguous(name, substitution) => {
+            let all = Box::pin(Source::Tags.list(environment)).await?;
+            Ok(all.into_iter().find(|item| item.name == name.as_bytes()))
+        }
+        None => Ok(None),
+    }
+}
