@@ -1,1 +1,187 @@
-//! vfs: see the map in `lib.rs`.
+//! What a front end sees: nodes with numbers, handles, and operations on them in the words of FUSE.
+//!
+//! [`FileSystem`] is the border. Above it are front ends (FUSE, later WebDAV) that know nothing of Arvados; below it is
+//! [`site::Site`], the tree of `by_id`, `home`, `shared`, `by_tag` and single objects, which knows nothing of the kernel.
+//!
+//! How it hangs together:
+//!
+//! * An **object** ([`object`]) is a directory whose content has one owner: a collection with all its files and folders,
+//!   a project, the list of tags, a fixed directory. It has a number, its *slot*.
+//! * A **node** is a name inside an object. Its [`Inode`] is the slot of the object in the upper half and the node's number
+//!   within the object in the lower half. What the numbers mean is said by the object's published snapshot (the
+//!   actors keep them stable over refreshes), so a node costs nothing here: a million files known to the kernel are a
+//!   million numbers in arrays that the snapshot has anyway.
+//! * A node may be the **door** to another object (a collection in a project). The object behind it is made when somebody
+//!   first looks inside, and dropped when the kernel has forgotten all of its nodes.
+//! * The same collection in two places of the tree is two objects on one published snapshot: Linux wants a directory
+//!   to have one place.
+//!
+//! What must stay true: nothing here waits for an actor where a snapshot is published; only first looks and loads do.
+//! No lock is held over an await. What the kernel may keep for how long is decided in one place, [`freshness`].
+
+use bytes::Bytes;
+use std::future::Future;
+use std::time::Duration;
+
+pub mod error;
+pub mod freshness;
+pub mod handle;
+pub mod layout;
+pub mod object;
+pub mod site;
+
+pub use error::Error;
+
+/// Number of a node: see the module's essay. `0` is none, `1` is the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Inode(pub u64);
+
+impl Inode {
+    /// The root of the file system: node 1 of the object that only holds the root.
+    pub const ROOT: Inode = Inode(1);
+
+    pub fn new(slot: u32, number: u32) -> Inode {
+        Inode((u64::from(slot) << 32) | u64::from(number))
+    }
+
+    /// The object that the node is in.
+    pub fn slot(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The node's number within its object.
+    pub fn number(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// Number of an open file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(pub u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Directory,
+}
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Timestamp {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+/// What `stat` shows (arv-mount.md 2.8). Owner and group are those of the process; every node has one link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    pub inode: Inode,
+    pub kind: Kind,
+    pub permissions: u16,
+    pub size: u64,
+    pub modified: Timestamp,
+}
+
+/// Attributes and how long the front end may believe them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub attributes: Attributes,
+    pub valid: Duration,
+}
+
+/// Answer to a look-up: there, or known to be missing for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    Entry(Entry),
+    Missing { valid: Duration },
+}
+
+/// One name of a directory. `offset` is where to go on after it.
+#[derive(Debug, Clone)]
+pub struct DirectoryEntry {
+    pub name: Vec<u8>,
+    pub offset: u64,
+    pub entry: Entry,
+}
+
+/// What the kernel may do with pages of a file that it has from earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageCache {
+    /// The content is what it was: keep them.
+    Keep,
+    /// The content changed since the last open: drop them.
+    Drop,
+    /// The length is not known beforehand: do without.
+    Bypass,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    pub handle: Handle,
+    pub pages: PageCache,
+}
+
+/// How a file is to be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    pub write: bool,
+}
+
+/// Totals for `statfs`, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    pub block_size: u32,
+    pub longest_name: u32,
+}
+
+/// The operations of a front end. All errors are [`Error`], which knows its errno.
+///
+/// Dropping a future cancels the operation: nothing it started goes on for its sake alone.
+pub trait FileSystem: Send + Sync + 'static {
+    type Names: Iterator<Item = DirectoryEntry> + Send;
+
+    /// Finds `name` in a directory. A node that is found counts as known once more, see [`FileSystem::forget`].
+    fn lookup(&self, parent: Inode, name: &[u8]) -> impl Future<Output = Result<Found, Error>> + Send;
+
+    /// Says that the front end got to know a node by other means than `lookup` (a listing with attributes).
+    fn remember(&self, inode: Inode);
+
+    /// Takes back `count` times that a node became known. May come before what it takes back has been counted.
+    fn forget(&self, inode: Inode, count: u64);
+
+    fn getattr(&self, inode: Inode, handle: Option<Handle>) -> impl Future<Output = Result<Entry, Error>> + Send;
+
+    /// Changes attributes: only the size is looked at; times, owner and mode are accepted and ignored (2.8).
+    fn setattr(&self, inode: Inode, size: Option<u64>) -> impl Future<Output = Result<Entry, Error>> + Send;
+
+    fn open(&self, inode: Inode, access: Access) -> impl Future<Output = Result<Opened, Error>> + Send;
+
+    /// Reads up to `size` bytes at `offset`; fewer only at the end of the file.
+    fn read(&self, handle: Handle, offset: u64, size: u32) -> impl Future<Output = Result<Bytes, Error>> + Send;
+
+    fn release(&self, handle: Handle);
+
+    /// Opens a directory; the listing that its handle shows does not change until it is closed.
+    fn opendir(&self, inode: Inode) -> impl Future<Output = Result<Handle, Error>> + Send;
+
+    /// The names after `offset` (0: from the beginning), `.` and `..` not among them.
+    fn readdir(&self, handle: Handle, offset: u64) -> Result<Self::Names, Error>;
+
+    fn releasedir(&self, handle: Handle);
+
+    /// May this name be created, removed or replaced in this directory? There is no `Ok` in a tree that cannot be changed.
+    fn modify(&self, parent: Inode) -> Result<std::convert::Infallible, Error>;
+
+    fn statfs(&self) -> Totals;
+}
+
+/// Names that Linux accepts in a directory, and no longer than a FUSE reply may carry (`FUSE_NAME_MAX`; one name
+/// beyond it and the kernel refuses the whole directory).
+pub fn is_showable(name: &[u8]) -> bool {
+    const LONGEST: usize = 1024;
+    !name.is_empty()
+        && name.len() <= LONGEST
+        && name != b"."
+        && name != b".."
+        && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
+}

@@ -1,0 +1,95 @@
+//! The one place where failures become errno values and log lines.
+//!
+//! What a caller sees follows arv-mount.md 3.1, and where that is marked as a mistake, what POSIX says: something
+//! that cannot be known at the moment (an outage) is EIO and never ENOENT, for a program would take that for a fact.
+//! The container runner scans stderr for three phrases (arv-mount.md 6.1); they are written here and in `remote::Error`.
+
+use crate::actors;
+use crate::cache;
+use crate::remote;
+use crate::vfs::Inode;
+
+/// The phrase for a failure that is nobody's fault but ours or the server's.
+const UNHANDLED: &str = "Unhandled exception during FUSE operation";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no such file or directory")]
+    NotFound,
+    #[error("not a directory")]
+    NotADirectory,
+    #[error("is a directory")]
+    IsADirectory,
+    /// The mount allows no changes.
+    #[error("the file system is mounted read-only")]
+    ReadOnly,
+    /// This file allows no changes, or not to us.
+    #[error("not writable")]
+    NotWritable,
+    #[error("no such open file")]
+    BadHandle,
+    /// The node was known but is not there any more: look its name up again.
+    #[error("the object behind this number is gone")]
+    Stale,
+    /// Given up because the process that asked is going to die.
+    #[error("interrupted")]
+    Interrupted,
+    /// A mistake in this program; its message is in the log.
+    #[error("the operation failed because of a bug: see the log, and report it")]
+    Panicked,
+    #[error(transparent)]
+    Actor(#[from] actors::Error),
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
+}
+
+impl Error {
+    /// The value of `errno` for the caller.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::NotFound => libc::ENOENT,
+            Error::NotADirectory => libc::ENOTDIR,
+            Error::IsADirectory => libc::EISDIR,
+            Error::ReadOnly => libc::EROFS,
+            Error::NotWritable => libc::EPERM,
+            Error::BadHandle => libc::EBADF,
+            Error::Stale => libc::ESTALE,
+            Error::Interrupted => libc::EINTR,
+            Error::Actor(actors::Error::Remote(error)) | Error::Remote(error) => of_remote(error),
+            Error::Cache(_) => libc::EIO,
+            Error::Actor(actors::Error::Manifest { .. } | actors::Error::Failed(_)) | Error::Panicked => libc::EIO,
+        }
+    }
+
+    /// Logs the failure if it is one that somebody should hear of. The message of a failed block read begins with its phrase.
+    pub fn report(&self, operation: &'static str, inode: Inode) {
+        let remote = match self {
+            Error::Actor(actors::Error::Remote(error)) | Error::Remote(error) => Some(error),
+            Error::Cache(cache::Error::Remote(error)) => Some(error),
+            Error::Cache(_) | Error::Actor(_) | Error::Panicked => None,
+            Error::Interrupted => {
+                tracing::debug!(operation, inode = inode.0, "given up: the process that asked was killed");
+                return;
+            }
+            _ => return,
+        };
+        match remote {
+            Some(error) if matches!(error, remote::Error::BlockNotFound { .. }) => {
+                tracing::error!("{error}: {operation} of inode {}", inode.0);
+            }
+            Some(error) if error.is_not_found() => tracing::debug!(operation, inode = inode.0, %error, "not found"),
+            _ => tracing::error!("{UNHANDLED}: {operation} of inode {}: {self}", inode.0),
+        }
+    }
+}
+
+fn of_remote(error: &remote::Error) -> i32 {
+    match error {
+        remote::Error::BlockNotFound { .. } => libc::EIO,
+        error if error.is_not_found() => libc::ENOENT,
+        error if error.is_forbidden() || error.is_unauthorized() => libc::EACCES,
+        _ => libc::EIO,
+    }
+}

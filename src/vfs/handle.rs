@@ -1,0 +1,80 @@
+//! Open files and directories.
+//!
+//! A handle keeps what was opened: the content of a file, the names of a directory. Whatever happens to the collection
+//! meanwhile, its reader goes on with that; only the signatures of blocks are taken from the newest state.
+
+use crate::actors::collection::CollectionState;
+use crate::actors::listing::Listing;
+use crate::tree::NodeId;
+use crate::vfs::object::Pinned;
+use crate::vfs::{Attributes, Entry, Handle, Inode};
+use bytes::Bytes;
+use dashmap::DashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A file of a collection.
+pub struct OpenFile {
+    pub inode: Inode,
+    pub object: Pinned,
+    pub state: Arc<CollectionState>,
+    pub node: NodeId,
+    pub attributes: Attributes,
+}
+
+/// A file whose content the program makes.
+pub struct OpenText {
+    pub text: Bytes,
+}
+
+/// The names of a directory as they were when it was opened.
+pub enum OpenNames {
+    Ready(Vec<(Vec<u8>, Entry)>),
+    Listing(Arc<Listing>),
+    Collection { state: Arc<CollectionState>, node: NodeId },
+}
+
+pub struct OpenDirectory {
+    pub object: Pinned,
+    pub names: OpenNames,
+}
+
+pub enum Open {
+    File(OpenFile),
+    Text(OpenText),
+    Directory(OpenDirectory),
+}
+
+/// All handles of a mount. A sharded map: its locks are held for a look-up only.
+#[derive(Default)]
+pub struct Handles {
+    table: DashMap<u64, Arc<Open>>,
+    next: AtomicU64,
+}
+
+impl Handles {
+    /// Numbers begin at 1 and are not used again.
+    pub fn add(&self, open: Open) -> Handle {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        self.table.insert(number, Arc::new(open));
+        Handle(number)
+    }
+
+    pub fn get(&self, handle: Handle) -> Option<Arc<Open>> {
+        self.table.get(&handle.0).map(|open| open.clone())
+    }
+
+    pub fn remove(&self, handle: Handle) {
+        self.table.remove(&handle.0);
+    }
+
+    /// What an open file with this number looks like that is not in its collection any more. Looks through all handles,
+    /// which is rare enough: only for files that were replaced or deleted while open.
+    pub fn attributes(&self, inode: Inode) -> Option<Attributes> {
+        let file = |open: &Open| match open {
+            Open::File(file) if file.inode == inode => Some(file.attributes),
+            _ => None,
+        };
+        self.table.iter().find_map(|open| file(&open))
+    }
+}

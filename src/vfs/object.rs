@@ -1,0 +1,285 @@
+//! Objects: what directories of the tree stand for, their slots, and when they may be dropped.
+//!
+//! An object lives as long as somebody counts on it: the kernel knows a node in it, a handle is open, or an operation is under
+//! way. All three are one number, because all that matters is whether it is zero. FORGET and LOOKUP may overtake each
+//! other, so the number may be below zero for a moment; and an object whose number is zero is only dropped by a sweep
+//! some time later, which first makes it unusable in one atomic step. Whoever wants to use it after that finds that out
+//! and takes another one. So there is no lock, and nobody can use what has been dropped.
+
+use crate::actors::collection::CollectionCell;
+use crate::actors::listing::{ListingCell, Source};
+use crate::actors::{Supervisor, listing};
+use crate::vfs::{Inode, Timestamp};
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use dashmap::DashMap;
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Number of the hidden file (`.arvados#collection`, `.arvados#project`) within its object.
+pub const RECORD_FILE: u32 = u32::MAX;
+
+/// What is behind a door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Behind {
+    Fixed(Arc<Vec<FixedItem>>),
+    /// A directory where things appear when they are named.
+    Magic {
+        by_uuid: bool,
+        is_top: bool,
+    },
+    Listing(Source),
+    /// A collection by uuid or portable data hash.
+    Collection(String),
+}
+
+impl Behind {
+    /// Nothing about it will ever change.
+    pub fn is_immutable(&self) -> bool {
+        match self {
+            Behind::Fixed(_) | Behind::Magic { .. } => true,
+            Behind::Listing(_) => false,
+            Behind::Collection(id) => !crate::vfs::layout::is_uuid(id),
+        }
+    }
+
+    /// What a name in a listing leads to.
+    pub fn of(target: &listing::Target) -> Behind {
+        match target {
+            listing::Target::Collection(uuid) => Behind::Collection(uuid.to_string()),
+            listing::Target::Project(uuid) => Behind::Listing(Source::Project(uuid.to_string())),
+            listing::Target::Tag(tag) => Behind::Listing(Source::Tag(tag.to_string())),
+        }
+    }
+}
+
+/// A name in a directory that is made by the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FixedItem {
+    pub name: String,
+    pub node: FixedNode,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FixedNode {
+    Text(Bytes),
+    Door(Behind),
+}
+
+/// A name that somebody has found in a magic directory.
+#[derive(Debug, Clone)]
+pub struct MagicItem {
+    pub name: Arc<str>,
+    pub behind: Behind,
+    /// For projects, as the record said when it was found.
+    pub modified: Timestamp,
+}
+
+/// The names found in one magic directory so far. Numbers begin after those of its fixed items.
+#[derive(Debug, Default)]
+pub struct MagicItems {
+    items: Vec<Option<MagicItem>>,
+    by_name: HashMap<Arc<str>, u32>,
+}
+
+impl MagicItems {
+    pub fn get(&self, number: u32) -> Option<&MagicItem> {
+        self.items.get(number as usize)?.as_ref()
+    }
+
+    pub fn find(&self, name: &str) -> Option<(u32, &MagicItem)> {
+        let number = *self.by_name.get(name)?;
+        Some((number, self.get(number)?))
+    }
+
+    /// Adds a name, or returns the number that it has.
+    pub fn add(&mut self, item: MagicItem) -> u32 {
+        if let Some(number) = self.by_name.get(&item.name) {
+            return *number;
+        }
+        let number = self.items.len() as u32;
+        self.by_name.insert(item.name.clone(), number);
+        self.items.push(Some(item));
+        number
+    }
+
+    /// Takes a name out. Its number is not used again.
+    pub fn remove(&mut self, number: u32) {
+        if let Some(item) = self.items.get_mut(number as usize).and_then(Option::take) {
+            self.by_name.remove(&item.name);
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &MagicItem)> {
+        self.items.iter().enumerate().filter_map(|(number, item)| Some((number as u32, item.as_ref()?)))
+    }
+}
+
+pub enum Content {
+    Fixed(Arc<Vec<FixedItem>>),
+    Magic { by_uuid: bool, fixed: Arc<Vec<FixedItem>>, items: Mutex<MagicItems> },
+    Listing { source: Source, cell: Arc<ListingCell> },
+    Collection { id: String, cell: Arc<CollectionCell> },
+}
+
+/// The hidden file with the record of an object, as it was when it was last looked up.
+#[derive(Debug)]
+pub struct RecordText {
+    pub text: Bytes,
+    pub modified: Timestamp,
+}
+
+pub struct Object {
+    pub slot: u32,
+    /// The node in another object that leads here.
+    pub door: Inode,
+    pub content: Content,
+    pub record: ArcSwapOption<RecordText>,
+    /// Which content of a file the kernel may have pages of, for files that grew in place.
+    pub opened: DashMap<u32, u32>,
+    users: AtomicI64,
+    was_idle: AtomicBool,
+}
+
+/// `users` of an object that has been dropped: so far below zero that no count brings it back.
+const DROPPED: i64 = i64::MIN / 2;
+
+impl Object {
+    /// The names found so far in a magic directory; no lock is held elsewhere while this one is, and no await happens.
+    pub fn lock(items: &Mutex<MagicItems>) -> MutexGuard<'_, MagicItems> {
+        items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An object that stays while this lives.
+pub struct Pinned(Arc<Object>);
+
+impl Deref for Pinned {
+    type Target = Object;
+
+    fn deref(&self) -> &Object {
+        &self.0
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// All objects of a mount, by slot and by the door that leads to them.
+pub struct Objects {
+    supervisor: Arc<Supervisor>,
+    slots: DashMap<u32, Arc<Object>>,
+    doors: DashMap<Inode, u32>,
+    next: AtomicU32,
+}
+
+impl Objects {
+    /// Slot 0 holds only the root: a door as node 1 (node 0 is an empty text, so that numbers are positions).
+    pub fn new(supervisor: Arc<Supervisor>, root: Behind) -> Objects {
+        let nothing = FixedItem { name: String::new(), node: FixedNode::Text(Bytes::new()) };
+        let root = FixedItem { name: String::new(), node: FixedNode::Door(root) };
+        let objects = Objects { supervisor, slots: DashMap::new(), doors: DashMap::new(), next: AtomicU32::new(0) };
+        let slot = objects.make(Inode(0), &Behind::Fixed(Arc::new(vec![nothing, root])));
+        // Never dropped: the kernel knows the root without ever looking it up.
+        slot.0.users.fetch_add(1, Ordering::AcqRel);
+        objects
+    }
+
+    /// The object of a slot. `None`: it has been dropped.
+    pub fn get(&self, slot: u32) -> Option<Pinned> {
+        pin(self.slots.get(&slot)?.clone())
+    }
+
+    /// The object behind `door`; made if nobody has looked inside yet.
+    pub fn enter(&self, door: Inode, behind: &Behind) -> Pinned {
+        let known = self.doors.get(&door).map(|slot| *slot);
+        if let Some(object) = known.and_then(|slot| self.get(slot)) {
+            return object;
+        }
+        // Two who come at once may both get here; the entry makes one of them find what the other made.
+        match self.doors.entry(door) {
+            dashmap::Entry::Occupied(mut entry) => match self.get(*entry.get()) {
+                Some(object) => object,
+                None => {
+                    let object = self.make(door, behind);
+                    entry.insert(object.slot);
+                    object
+                }
+            },
+            dashmap::Entry::Vacant(entry) => {
+                let object = self.make(door, behind);
+                entry.insert(object.slot);
+                object
+            }
+        }
+    }
+
+    fn make(&self, door: Inode, behind: &Behind) -> Pinned {
+        let slot = self.next.fetch_add(1, Ordering::Relaxed);
+        let content = match behind {
+            Behind::Fixed(items) => Content::Fixed(items.clone()),
+            Behind::Magic { by_uuid, is_top } => Content::Magic {
+                by_uuid: *by_uuid,
+                fixed: Arc::new(crate::vfs::site::magic_items(*by_uuid, *is_top)),
+                items: Mutex::default(),
+            },
+            Behind::Listing(source) => {
+                Content::Listing { source: source.clone(), cell: self.supervisor.listing(source) }
+            }
+            Behind::Collection(id) => Content::Collection { id: id.clone(), cell: self.supervisor.collection(id) },
+        };
+        let object = Arc::new(Object {
+            slot,
+            door,
+            content,
+            record: ArcSwapOption::empty(),
+            opened: DashMap::new(),
+            users: AtomicI64::new(1),
+            was_idle: AtomicBool::new(false),
+        });
+        self.slots.insert(slot, object.clone());
+        Pinned(object)
+    }
+
+    /// The kernel got to know a node of `slot`.
+    pub fn remember(&self, slot: u32) {
+        if let Some(object) = self.slots.get(&slot) {
+            object.users.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The kernel forgot nodes of `slot`, `count` times.
+    pub fn forget(&self, slot: u32, count: u64) {
+        if let Some(object) = self.slots.get(&slot) {
+            object.users.fetch_sub(i64::try_from(count).unwrap_or(i64::MAX / 4), Ordering::AcqRel);
+        }
+    }
+
+    /// Drops what nobody has counted on since the last sweep. Returns how many objects are left.
+    pub fn sweep(&self) -> usize {
+        let candidates: Vec<Arc<Object>> =
+            self.slots.iter().filter(|object| is_idle(object)).map(|it| it.clone()).collect();
+        for object in candidates {
+            if object.users.compare_exchange(0, DROPPED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                self.slots.remove(&object.slot);
+                self.doors.remove_if(&object.door, |_, slot| *slot == object.slot);
+            }
+        }
+        self.slots.len()
+    }
+}
+
+/// Idle now and at the sweep before?
+fn is_idle(object: &Object) -> bool {
+    let is_idle = object.users.load(Ordering::Acquire) == 0;
+    object.was_idle.swap(is_idle, Ordering::Relaxed) && is_idle
+}
+
+fn pin(object: Arc<Object>) -> Option<Pinned> {
+    if object.users.fetch_add(1, Ordering::AcqRel) < DROPPED / 2 { None } else { Some(Pinned(object)) }
+}

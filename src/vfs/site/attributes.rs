@@ -1,0 +1,128 @@
+//! What `stat` shows (arv-mount.md 2.8). Nothing is writable in this tree, so the modes are those of things that are not:
+//! 0555 for directories and files of collections, 0444 for texts that the program makes.
+
+use super::Site;
+use crate::actors::Supervisor;
+use crate::actors::collection::CollectionState;
+use crate::tree::NodeId;
+use crate::vfs::freshness::Freshness;
+use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, MagicItem, Object, RECORD_FILE};
+use crate::vfs::{Attributes, Entry, Error, Inode, Kind, Timestamp};
+use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+const READABLE: u16 = 0o444;
+const ENTERABLE: u16 = 0o555;
+
+impl From<DateTime<Utc>> for Timestamp {
+    fn from(time: DateTime<Utc>) -> Timestamp {
+        Timestamp { seconds: time.timestamp(), nanoseconds: time.timestamp_subsec_nanos() }
+    }
+}
+
+/// The time of something without one is 1970, as upstream shows it: a fixed time, so that tools that compare do not
+/// see a change where there is none.
+pub(super) fn timestamp(time: Option<DateTime<Utc>>) -> Timestamp {
+    time.map(Timestamp::from).unwrap_or_default()
+}
+
+impl Entry {
+    pub(super) fn directory(inode: Inode, modified: Timestamp, valid: Duration) -> Entry {
+        let attributes = Attributes { inode, kind: Kind::Directory, permissions: ENTERABLE, size: 0, modified };
+        Entry { attributes, valid }
+    }
+
+    pub(super) fn text(inode: Inode, size: usize, modified: Timestamp, valid: Duration) -> Entry {
+        let attributes = Attributes { inode, kind: Kind::File, permissions: READABLE, size: size as u64, modified };
+        Entry { attributes, valid }
+    }
+}
+
+/// Attributes of a node of a collection, in the object with this slot.
+pub(super) fn of_node(slot: u32, state: &CollectionState, node: NodeId) -> Attributes {
+    let number = state.number(node);
+    let is_directory = state.snapshot.is_directory(node);
+    Attributes {
+        inode: Inode::new(slot, number),
+        kind: if is_directory { Kind::Directory } else { Kind::File },
+        permissions: ENTERABLE,
+        size: if is_directory { 0 } else { state.snapshot.size(node) },
+        modified: timestamp(state.modified(number)),
+    }
+}
+
+/// Attributes of a door. A collection that is loaded knows its time better than the list that it stands in.
+pub(super) fn of_door(
+    supervisor: &Supervisor,
+    freshness: Freshness,
+    inode: Inode,
+    behind: &Behind,
+    modified: Timestamp,
+) -> Entry {
+    let loaded = match behind {
+        Behind::Collection(id) => supervisor.existing_collection(id).and_then(|cell| cell.load()),
+        _ => None,
+    };
+    let modified = loaded.map_or(modified, |state| timestamp(state.record.modified_at));
+    Entry::directory(inode, modified, freshness.of(behind.is_immutable()))
+}
+
+impl Site {
+    pub(super) fn node_attributes(&self, object: &Object, state: &CollectionState, node: NodeId) -> Attributes {
+        of_node(object.slot, state, node)
+    }
+
+    pub(super) fn door(&self, inode: Inode, behind: &Behind, modified: Timestamp) -> Entry {
+        of_door(&self.supervisor, self.freshness, inode, behind, modified)
+    }
+
+    pub(super) fn fixed(&self, inode: Inode, item: &FixedItem) -> Entry {
+        match &item.node {
+            FixedNode::Text(text) => Entry::text(inode, text.len(), self.began, crate::vfs::freshness::FOR_EVER),
+            FixedNode::Door(behind) => self.door(inode, behind, self.began),
+        }
+    }
+
+    pub(super) fn magic(&self, inode: Inode, item: &MagicItem) -> Entry {
+        self.door(inode, &item.behind, item.modified)
+    }
+
+    /// Attributes of any node that was known.
+    pub(super) async fn attributes(&self, inode: Inode) -> Result<Entry, Error> {
+        let object = self.objects.get(inode.slot()).ok_or(Error::Stale)?;
+        let number = inode.number();
+        if number == RECORD_FILE {
+            let record = object.record.load_full().ok_or(Error::Stale)?;
+            return Ok(Entry::text(inode, record.text.len(), record.modified, Duration::ZERO));
+        }
+        match &object.content {
+            Content::Fixed(items) => items.get(number as usize).map(|item| self.fixed(inode, item)).ok_or(Error::Stale),
+            Content::Magic { fixed, items, .. } => match fixed.get(number as usize) {
+                Some(item) => Ok(self.fixed(inode, item)),
+                None => {
+                    let item = Object::lock(items).get(number - fixed.len() as u32).cloned();
+                    item.map(|item| self.magic(inode, &item)).ok_or(Error::Stale)
+                }
+            },
+            Content::Listing { cell, .. } => {
+                let listing = cell.load().ok_or(Error::Stale)?;
+                let item = listing.by_number(number).ok_or(Error::Stale)?;
+                Ok(self.door(inode, &Behind::of(&item.target), timestamp(item.modified)))
+            }
+            Content::Collection { cell, .. } => {
+                let state = self.supervisor.collection_state(cell, false).await?;
+                match state.node(number) {
+                    Some(node) => {
+                        let valid = self.freshness.of(state.is_immutable());
+                        Ok(Entry { attributes: self.node_attributes(&object, &state, node), valid })
+                    }
+                    // Replaced or removed: whoever has it open still sees what he opened.
+                    None => {
+                        let attributes = self.handles.attributes(inode).ok_or(Error::Stale)?;
+                        Ok(Entry { attributes, valid: Duration::ZERO })
+                    }
+                }
+            }
+        }
+    }
+}

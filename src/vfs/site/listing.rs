@@ -1,0 +1,109 @@
+//! Reading directories. A handle has the names as they were when it was opened; an offset is a position in them, so that
+//! seeking and reading in pieces give each name once, whatever changes meanwhile.
+
+use super::attributes::{of_door, of_node, timestamp};
+use super::{Directory, Site};
+use crate::actors::Supervisor;
+use crate::actors::collection::CollectionState;
+use crate::tree::NodeId;
+use crate::vfs::freshness::Freshness;
+use crate::vfs::handle::{Open, OpenDirectory, OpenNames};
+use crate::vfs::object::{Behind, Content, Object, Pinned};
+use crate::vfs::{DirectoryEntry, Entry, Error, Inode, is_showable};
+use std::sync::Arc;
+
+impl Site {
+    /// What a handle on this directory shows.
+    pub(super) async fn names(&self, directory: Directory) -> Result<(Pinned, OpenNames), Error> {
+        let object = match directory {
+            Directory::Inside { object, state, node } => return Ok((object, OpenNames::Collection { state, node })),
+            Directory::Top(object) => object,
+        };
+        let names = match &object.content {
+            Content::Listing { cell, .. } => OpenNames::Listing(self.supervisor.list(cell).await?),
+            Content::Collection { .. } => return Err(Error::Stale),
+            Content::Fixed(items) => OpenNames::Ready(self.fixed_names(&object, items)),
+            Content::Magic { fixed, items, .. } => {
+                let mut names = self.fixed_names(&object, fixed);
+                let first = fixed.len() as u32;
+                let found = Object::lock(items);
+                let found = found.iter().map(|(number, item)| {
+                    let inode = Inode::new(object.slot, first + number);
+                    (item.name.as_bytes().to_vec(), self.magic(inode, item))
+                });
+                names.extend(found);
+                OpenNames::Ready(names)
+            }
+        };
+        Ok((object, names))
+    }
+
+    fn fixed_names(&self, object: &Object, items: &[crate::vfs::object::FixedItem]) -> Vec<(Vec<u8>, Entry)> {
+        let items = items.iter().enumerate().filter(|(_, item)| !item.name.is_empty());
+        let entry = |position: usize, item| self.fixed(Inode::new(object.slot, position as u32), item);
+        items.map(|(position, item)| (item.name.clone().into_bytes(), entry(position, item))).collect()
+    }
+}
+
+/// The names of an open directory from some position on.
+pub struct Names {
+    supervisor: Arc<Supervisor>,
+    freshness: Freshness,
+    /// Always a directory: see [`Names::new`].
+    open: Arc<Open>,
+    position: u64,
+}
+
+impl Names {
+    /// `None` if the handle is not one of a directory.
+    pub(super) fn new(
+        supervisor: Arc<Supervisor>,
+        freshness: Freshness,
+        open: Arc<Open>,
+        position: u64,
+    ) -> Option<Names> {
+        matches!(open.as_ref(), Open::Directory(_)).then_some(Names { supervisor, freshness, open, position })
+    }
+
+    /// The name at the current position.
+    fn current(&self, directory: &OpenDirectory) -> Option<(Vec<u8>, Entry)> {
+        let position = usize::try_from(self.position).ok()?;
+        let slot = directory.object.slot;
+        match &directory.names {
+            OpenNames::Ready(names) => names.get(position).cloned(),
+            OpenNames::Listing(listing) => {
+                let item = listing.items().get(position)?;
+                let (inode, behind) = (Inode::new(slot, item.number), Behind::of(&item.target));
+                let entry = of_door(&self.supervisor, self.freshness, inode, &behind, timestamp(item.modified));
+                Some((item.name.to_vec(), entry))
+            }
+            OpenNames::Collection { state, node } => {
+                let child = child(state, *node, position)?;
+                let attributes = of_node(slot, state, child);
+                let entry = Entry { attributes, valid: self.freshness.of(state.is_immutable()) };
+                Some((state.snapshot.name(child).to_vec(), entry))
+            }
+        }
+    }
+}
+
+fn child(state: &CollectionState, directory: NodeId, position: usize) -> Option<NodeId> {
+    state.snapshot.children(directory).nth(position)
+}
+
+impl Iterator for Names {
+    type Item = DirectoryEntry;
+
+    fn next(&mut self) -> Option<DirectoryEntry> {
+        let open = self.open.clone();
+        let Open::Directory(directory) = open.as_ref() else { return None };
+        loop {
+            let (name, entry) = self.current(directory)?;
+            self.position += 1;
+            if is_showable(&name) {
+                return Some(DirectoryEntry { name, offset: self.position, entry });
+            }
+            tracing::warn!(name = %name.escape_ascii(), "left out of a directory: the kernel does not accept this name");
+        }
+    }
+}

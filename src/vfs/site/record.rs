@@ -1,0 +1,91 @@
+//! The hidden files `.arvados#collection` and `.arvados#project`: the record as JSON (arv-mount.md 2.6).
+//!
+//! Programs read them to find out what a path is, and as a point of synchronisation: what they say is what the cluster
+//! says now. The form is exactly that of Python's `json.dumps(indent=4, sort_keys=True)`, which callers have parsed line by line.
+
+use super::Site;
+use super::attributes::timestamp;
+use crate::actors::listing::Source;
+use crate::vfs::Error;
+use crate::vfs::object::{Content, Object, RecordText};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+impl Site {
+    /// The record of an object, asked for now.
+    pub(super) async fn record(&self, object: &Object) -> Result<RecordText, Error> {
+        let (record, modified) = match &object.content {
+            Content::Collection { cell, .. } => {
+                let (mut record, manifest) = self.supervisor.collection_record(cell).await?;
+                let manifest = String::from_utf8(manifest).map_err(|error| error.into_bytes());
+                let manifest = manifest.unwrap_or_else(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                record.raw.insert("manifest_text".into(), Value::String(manifest));
+                let classes = record.raw.entry("storage_classes_desired").or_insert(Value::Null);
+                if classes.is_null() {
+                    *classes = Value::Array(Vec::new());
+                }
+                (record.raw, timestamp(record.fields.modified_at))
+            }
+            Content::Listing { source: Source::Project(uuid), .. } => {
+                let (record, modified) = self.supervisor.project_record(uuid).await?;
+                (record, timestamp(modified))
+            }
+            _ => return Err(Error::NotFound),
+        };
+        Ok(RecordText { text: Bytes::from(text(&record)), modified })
+    }
+}
+
+/// JSON with sorted keys (the map is), four spaces, ASCII only, and a newline at the end.
+fn text(record: &Map<String, Value>) -> String {
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+    // Writing a value of JSON's own types to memory cannot fail.
+    let is_written = record.serialize(&mut serializer).is_ok();
+    debug_assert!(is_written);
+    let mut text = String::with_capacity(bytes.len() + 1);
+    for character in String::from_utf8_lossy(&bytes).chars() {
+        // Characters beyond ASCII, and DEL, only occur inside strings.
+        if character.is_ascii() && character != '\x7f' {
+            text.push(character);
+        } else {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn form_is_that_of_python() {
+        let Value::Object(record) = json!({"b": ["ü", "\u{1F600}\x7f\n"], "a": {}, "c": [], "d": null, "e": 1.5})
+        else {
+            unreachable!("an object")
+        };
+        let expected = "{\n    \"a\": {},\n    \"b\": [\n        \"\\u00fc\",\n        \"\\ud83d\\ude00\\u007f\\n\"\n    ],\n    \
+                        \"c\": [],\n    \"d\": null,\n    \"e\": 1.5\n}\n";
+        assert_eq!(text(&record), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn text_means_what_the_record_said(key in ".*", value in ".*") {
+            let mut record = Map::new();
+            record.insert(key, Value::String(value));
+            let text = text(&record);
+            prop_assert!(text.is_ascii());
+            prop_assert_eq!(serde_json::from_str::<Map<String, Value>>(&text).ok(), Some(record));
+        }
+    }
+}
