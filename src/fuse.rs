@@ -1,1 +1,154 @@
-//! fuse: see the map in `lib.rs`.
+//! The kernel's side: `fuse3` requests turned into operations of [`crate::vfs`], mounting and unmounting.
+//! No Arvados knowledge here.
+//!
+//! Decisions that must stay (measurements and traps: `fuse.md`):
+//!
+//! * Mounted through `fusermount3` also as root: the crate's other path reads `/dev/fuse` on a blocking thread for each
+//!   request and is several times slower for small reads.
+//! * The session lives on a current-thread runtime of its own: as fast as a pool, and replies are not delayed by other
+//!   work. So **nothing may block on it**, and work that takes CPU belongs elsewhere.
+//! * The crate's `Notify` is not used: some of its messages end the session, the others can hang the process for ever.
+//! * No `default_permissions` and no `ro` among the mount options, as upstream: with them the kernel would answer every
+//!   attempt to write with EROFS, where callers of `arv-mount` know EPERM for opening and EROFS for creating, and a
+//!   `touch` of a file that is there succeeds (arv-mount.md 2.8, 3.1). [`crate::vfs`] refuses what would change anything.
+//! * Operations that we leave to the crate's default answer ENOSYS. The kernel remembers that and does not ask
+//!   again: no FLUSH at every `close`, no ACCESS, no extended attributes.
+
+use crate::vfs::FileSystem;
+use fuse3::MountOptions;
+use fuse3::raw::{MountHandle, Session};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub mod adapter;
+pub mod interrupt;
+pub mod mountpoint;
+pub mod statistics;
+
+use statistics::Statistics;
+
+/// Largest read: 1 MiB, the kernel's limit (256 pages). Fewer requests for the same bytes.
+const MAX_READ: u32 = 1 << 20;
+
+/// Read-ahead in KiB where we may set it: 512 to 1024 was best for one reader and for 16, more hurts (fuse.md).
+const READ_AHEAD: u32 = 1024;
+
+/// How the file system is to be mounted.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Let other users in; needs `user_allow_other` in /etc/fuse.conf unless we are root.
+    pub allow_other: bool,
+    /// Type `fuse.SUBTYPE`, and the same as source.
+    pub subtype: Option<String>,
+}
+
+/// A mounted file system. It ends by itself when it is unmounted; see [`Mounted::ended`].
+pub struct Mounted {
+    session: MountHandle,
+    path: PathBuf,
+    /// Minor device number, which tells this mount from others at the same place.
+    minor: Option<u32>,
+    has_ended: bool,
+}
+
+/// Mounts `file_system` at `path`, an existing empty directory, and serves it on the current runtime.
+///
+/// Errors: those of the operating system, or that `fusermount3` failed (it says why on stderr).
+pub async fn mount<F: FileSystem>(
+    file_system: Arc<F>,
+    path: &Path,
+    options: &Options,
+    statistics: Arc<Statistics>,
+) -> std::io::Result<Mounted> {
+    let mut mount_options = MountOptions::default();
+    let mut custom = format!("max_read={MAX_READ}");
+    match options.subtype.as_deref().filter(|subtype| !subtype.is_empty()) {
+        Some(subtype) => {
+            let escaped = escape(subtype);
+            custom.push_str(&format!(",subtype={escaped}"));
+            mount_options.fs_name(escaped);
+        }
+        None => {
+            mount_options.fs_name("/dev/fuse");
+        }
+    }
+    mount_options.allow_other(options.allow_other).custom_options(custom);
+    let adapter = adapter::Adapter::new(file_system, statistics);
+    let session = Session::new(mount_options).mount_with_unprivileged(adapter, path).await?;
+    keep_from_children();
+    let minor = mountpoint::find(path).map(|mount| mount.minor);
+    if let Some(minor) = minor {
+        mountpoint::set_read_ahead(minor, READ_AHEAD);
+    }
+    Ok(Mounted { session, path: path.to_owned(), minor, has_ended: false })
+}
+
+impl Mounted {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits until the session with the kernel ends: the file system is unmounted, by whomever, and nobody uses it any more.
+    pub async fn ended(&mut self) -> std::io::Result<()> {
+        if self.has_ended {
+            return Ok(());
+        }
+        let result = (&mut self.session).await;
+        self.has_ended = true;
+        result
+    }
+
+    /// Is it still in the list of mounts?
+    pub fn is_mounted(&self) -> bool {
+        mountpoint::find(&self.path).is_some_and(|mount| Some(mount.minor) == self.minor)
+    }
+
+    /// Unmounts if nobody uses it; returns whether it is gone.
+    pub async fn unmount(&self) -> bool {
+        self.fusermount(&["-u"]).await || !self.is_mounted()
+    }
+
+    /// Takes it out of the tree, whoever uses it.
+    pub async fn detach(&self) {
+        if self.is_mounted() && !self.fusermount(&["-u", "-z"]).await {
+            tracing::error!(mount = %self.path.display(), "cannot unmount");
+        }
+    }
+
+    async fn fusermount(&self, options: &'static [&'static str]) -> bool {
+        let path = self.path.clone();
+        let run = move || {
+            let words = options.iter().map(|option| OsStr::new(*option)).chain([path.as_os_str()]);
+            mountpoint::fusermount(words)
+        };
+        // Unmounting makes the kernel ask us (the root's attributes, FORGET): this thread must go on answering.
+        match tokio::task::spawn_blocking(run).await {
+            Ok((true, _)) => true,
+            Ok((false, said)) => {
+                tracing::debug!(said, "fusermount3 failed");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// In a list of mount options a comma ends an option and a backslash takes a character as it is.
+fn escape(value: &str) -> String {
+    value.replace('\\', r"\\").replace(',', r"\,")
+}
+
+/// The connection lives as long as any process has its descriptor: a child that inherited it would keep every user of a
+/// dead mount waiting. The crate receives it without close-on-exec.
+fn keep_from_children() {
+    let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return };
+    for entry in descriptors.flatten() {
+        let is_fuse = std::fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/fuse"));
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let (true, Some(number)) = (is_fuse, number) {
+            // SAFETY: fcntl with F_SETFD touches no memory; on a descriptor closed meanwhile it fails with EBADF.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}
