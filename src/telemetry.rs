@@ -6,7 +6,11 @@
 //! is off unless somebody asks for it by name in `ARVADOS_LOG`.
 
 use std::path::Path;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::registry::LookupSpan;
 
 /// Environment variable with a filter in `tracing-subscriber`'s syntax; wins over the level of the command line.
 pub const FILTER_VARIABLE: &str = "ARVADOS_LOG";
@@ -15,10 +19,7 @@ pub const FILTER_VARIABLE: &str = "ARVADOS_LOG";
 ///
 /// A second call does nothing, so that tests may call it too. Errors: only those of opening `file`.
 pub fn start(level: &str, file: Option<&Path>) -> std::io::Result<()> {
-    let filter = std::env::var(FILTER_VARIABLE).ok().filter(|text| !text.is_empty());
-    let filter =
-        filter.unwrap_or_else(|| format!("{level},fuse3=off,hyper=warn,rustls=warn,h2=warn,actix_server=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_target(true);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)).with_target(true);
     let result = match file {
         Some(path) => {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
@@ -31,4 +32,55 @@ pub fn start(level: &str, file: Option<&Path>) -> std::io::Result<()> {
     };
     drop(result);
     Ok(())
+}
+
+/// As [`start`], with lines of the form that `arv-mount` writes and its callers parse (arv-mount.md section 5):
+/// `YYYY-MM-DD HH:MM:SS logger[pid] LEVEL: message`, in local time.
+pub fn start_as_arv_mount(level: &str, file: Option<&Path>) -> std::io::Result<()> {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)).with_ansi(false).event_format(PythonFormat);
+    let result = match file {
+        Some(path) => {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+            builder.with_writer(std::sync::Mutex::new(file)).try_init()
+        }
+        None => builder.with_writer(std::io::stderr).try_init(),
+    };
+    drop(result);
+    Ok(())
+}
+
+fn filter(level: &str) -> EnvFilter {
+    let filter = std::env::var(FILTER_VARIABLE).ok().filter(|text| !text.is_empty());
+    let filter =
+        filter.unwrap_or_else(|| format!("{level},fuse3=off,hyper=warn,rustls=warn,h2=warn,actix_server=warn"));
+    EnvFilter::new(filter)
+}
+
+/// The format of Python's `logging` as `arv-mount` sets it up.
+struct PythonFormat;
+
+impl<S, N> FormatEvent<S, N> for PythonFormat
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let metadata = event.metadata();
+        let level = match *metadata.level() {
+            tracing::Level::ERROR => "ERROR",
+            tracing::Level::WARN => "WARNING",
+            tracing::Level::INFO => "INFO",
+            _ => "DEBUG",
+        };
+        let time = chrono::Local::now().format("%Y-%m-%d %H:%M:%S");
+        let logger = metadata.target().replace("::", ".");
+        write!(writer, "{time} {logger}[{}] {level}: ", std::process::id())?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }

@@ -1,0 +1,76 @@
+//! Statistics lines on stderr, in the form that `crunchstat-summary` reads (arv-mount.md section 5).
+
+use crate::cache::BlockCache;
+use crate::fuse::statistics::{Operation, Statistics};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// All counters at one moment.
+struct Sample {
+    cache: crate::cache::Figures,
+    bytes_read: u64,
+    operations: [(u64, Duration); Operation::ALL.len()],
+}
+
+impl Sample {
+    fn take(statistics: &Statistics, cache: &BlockCache) -> Sample {
+        Sample {
+            cache: cache.figures(),
+            bytes_read: statistics.bytes_read(),
+            operations: Operation::ALL.map(|(operation, _)| statistics.operation(operation)),
+        }
+    }
+}
+
+/// Writes the lines every `interval`, for ever.
+pub async fn run(interval: Duration, statistics: Arc<Statistics>, cache: BlockCache) {
+    let mut before = Sample::take(&statistics, &cache);
+    loop {
+        tokio::time::sleep(interval).await;
+        let now = Sample::take(&statistics, &cache);
+        // One write for all lines, so that those of other threads do not get in between. A closed stderr is nobody's fault.
+        let _ = std::io::stderr().lock().write_all(lines(&now, &before, interval).as_bytes());
+        before = now;
+    }
+}
+
+fn lines(now: &Sample, before: &Sample, interval: Duration) -> String {
+    let mut text = String::new();
+    let interval = format!("-- interval {:.4} seconds", interval.as_secs_f64());
+    let mut line = |word: &str, one: (u64, u64, &str), two: (u64, u64, &str)| {
+        text.push_str(&format!(
+            "crunchstat: {word} {} {} {} {} {interval} {} {} {} {}\n",
+            one.0,
+            one.2,
+            two.0,
+            two.2,
+            one.0 - one.1,
+            one.2,
+            two.0 - two.1,
+            two.2
+        ));
+    };
+    let (cache, old) = (&now.cache, &before.cache);
+    let (calls, old_calls) = (cache.hits + cache.misses, old.hits + old.misses);
+    let operation = |sample: &Sample, operation: Operation| sample.operations[operation as usize].0;
+    line("keepcalls", (0, 0, "put"), (calls, old_calls, "get"));
+    line("net:keep0", (0, 0, "tx"), (cache.fetched_bytes, old.fetched_bytes, "rx"));
+    line("keepcache", (cache.hits, old.hits, "hit"), (cache.misses, old.misses, "miss"));
+    line("blkio:0:0", (0, 0, "write"), (now.bytes_read, before.bytes_read, "read"));
+    line(
+        "fuseops",
+        (operation(now, Operation::Write), operation(before, Operation::Write), "write"),
+        (operation(now, Operation::Read), operation(before, Operation::Read), "read"),
+    );
+    for (index, (_, name)) in Operation::ALL.iter().enumerate() {
+        let ((count, time), (old_count, old_time)) = (now.operations[index], before.operations[index]);
+        text.push_str(&format!(
+            "crunchstat: fuseop:{name} {count} count {:.6} time {interval} {} count {:.6} time\n",
+            time.as_secs_f64(),
+            count - old_count,
+            time.saturating_sub(old_time).as_secs_f64()
+        ));
+    }
+    text
+}

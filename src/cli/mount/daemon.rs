@@ -1,0 +1,67 @@
+//! Going into the background: the parent starts the program again, waits for its word, and exits.
+//!
+//! The daemon is a new process from the start (`exec`, not a fork of one that may have threads). It has the terminal's
+//! stderr until the file system is mounted, so that whatever goes wrong is seen where the command was typed; then it
+//! says so on a pipe and lets go of the terminal. If it ends without that word, its exit status is the command's.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+
+/// The word on the pipe.
+const MOUNTED: u8 = b'm';
+
+/// Runs this command line again as a daemon. Returns the exit status of the command.
+pub fn start() -> std::io::Result<ExitCode> {
+    let (mut reader, writer) = std::io::pipe()?;
+    let descriptor = writer.as_raw_fd();
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_else(|| "arvados".into());
+    // The link of the running program, not its path: it may have been replaced or deleted meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(&name);
+    // Options may not follow `--exec`'s words or `--`, so ours stands right at the beginning, after the subcommand.
+    let is_subcommand = std::path::Path::new(&name).file_name().is_none_or(|name| name != "arv-mount");
+    if is_subcommand {
+        command.args(words.by_ref().take(1));
+    }
+    command.arg("--foreground").arg(format!("--ready-descriptor={descriptor}")).args(words);
+    command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, fcntl).
+    unsafe {
+        command.pre_exec(move || {
+            nix::unistd::setsid()?;
+            match libc::fcntl(descriptor, libc::F_SETFD, 0) {
+                -1 => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            }
+        });
+    }
+    let mut child = command.spawn()?;
+    drop(writer);
+    let mut word = [0];
+    if matches!(reader.read(&mut word), Ok(1)) && word[0] == MOUNTED {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = child.wait()?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1)))
+}
+
+/// In the daemon: tells the parent that the file system is mounted, and lets go of the terminal and the current directory.
+pub fn is_ready(descriptor: i32) -> std::io::Result<()> {
+    if nix::sys::stat::fstat(unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) }).is_err() {
+        return Err(std::io::Error::other("--ready-descriptor is for the program's own use"));
+    }
+    // SAFETY: the parent made this descriptor for us alone; nobody else closes it.
+    let mut pipe = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    std::env::set_current_dir("/")?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for standard in 0..=2 {
+        // SAFETY: dup2 onto a standard descriptor; both are valid, and the standard library does not own these three.
+        if unsafe { libc::dup2(null.as_raw_fd(), standard) } == -1 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    pipe.write_all(&[MOUNTED])
+}

@@ -1,0 +1,275 @@
+//! Everything between a checked command line and the end of the mount.
+
+use super::arguments::Arguments;
+use super::{Refusal, command, crunchstat, daemon};
+use crate::actors::environment::Environment;
+use crate::actors::filters::Filters;
+use crate::actors::{self, Supervisor};
+use crate::cache::{BlockCache, Budget, SMALLEST_LIMIT};
+use crate::fuse::statistics::Statistics;
+use crate::fuse::{self, Mounted, mountpoint};
+use crate::remote::api::{Api, HttpApi};
+use crate::remote::keep::HttpKeep;
+use crate::remote::retry::Retries;
+use crate::remote::{Network, Settings, events};
+use crate::telemetry;
+use crate::vfs::layout::{Layout, Place};
+use crate::vfs::site::{Identity, Site};
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Threads of the network runtime: TLS and hashing take CPU, more than this does not make them faster.
+const MOST_WORKERS: usize = 8;
+
+/// Open files that we want: connections, and what a disk cache will need. As upstream (arv-mount.md 1.3).
+const FILES: u64 = 10_240;
+
+/// Memory for file data when nobody says how much: an eighth of the machine's, at least four and at most sixteen blocks
+/// of the largest size. A mount is a guest on the machine.
+const MEMORY_SHARE: u64 = 8;
+const LEAST_MEMORY: u64 = 4 * crate::keep::MAX_BLOCK_SIZE;
+const MOST_MEMORY: u64 = 16 * crate::keep::MAX_BLOCK_SIZE;
+
+/// Everything that serves the mount.
+struct Service {
+    site: Arc<Site>,
+    cache: BlockCache,
+    statistics: Arc<Statistics>,
+}
+
+/// Mounts, serves until the end, and returns the exit status.
+pub(super) fn run(
+    arguments: &Arguments,
+    layout: Layout,
+    filters: Filters,
+    path: &Path,
+    command: Option<Vec<OsString>>,
+) -> Result<ExitCode, Refusal> {
+    let is_debug = arguments.debug || std::env::var_os("ARVADOS_DEBUG").is_some_and(|value| !value.is_empty());
+    let level = if is_debug { "debug" } else { "warn" };
+    telemetry::start_as_arv_mount(level, arguments.logfile.as_deref()).map_err(|error| {
+        let file = arguments.logfile.as_deref().unwrap_or(Path::new("standard error"));
+        Refusal::failure(format!("cannot log to {}: {error}", file.display()))
+    })?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), mount = %path.display(), "started");
+    raise_file_limit();
+    let network = network_runtime().map_err(|error| Refusal::failure(format!("cannot start threads: {error}")))?;
+    let service = network.block_on(prepare(arguments, &layout, filters))?;
+    let session = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let session = session.map_err(|error| Refusal::failure(format!("cannot start the session: {error}")))?;
+    let code = session.block_on(serve(arguments, &service, &network, path, command));
+    // What is still under way on the network is of no use to anybody.
+    network.shutdown_background();
+    code
+}
+
+fn network_runtime() -> std::io::Result<Runtime> {
+    let workers = std::thread::available_parallelism().map_or(2, |count| count.get()).clamp(2, MOST_WORKERS);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).thread_name("network").enable_all().build()
+}
+
+/// Raises the soft limit on open files as far as it is useful and allowed.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let wanted = FILES.min(hard);
+    if soft < wanted
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
+    {
+        tracing::warn!(%error, wanted, "cannot raise the limit on open files");
+    }
+}
+
+/// Bytes for file data. Smaller values than what the largest block needs are raised: with them nothing could be read.
+fn memory_limit(arguments: &Arguments) -> usize {
+    // SAFETY: sysconf has no preconditions; it returns -1 for what it does not know.
+    let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let machine = u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0);
+    let usual = (machine / MEMORY_SHARE).clamp(LEAST_MEMORY, MOST_MEMORY);
+    let of_ram_cache = (arguments.ram_cache && arguments.file_cache > 0).then_some(arguments.file_cache);
+    let chosen = arguments.memory_limit.or(of_ram_cache).unwrap_or(usual);
+    usize::try_from(chosen).unwrap_or(usize::MAX).max(SMALLEST_LIMIT)
+}
+
+/// Asks the cluster everything that must be known before there can be a mount.
+async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters) -> Result<Service, Refusal> {
+    let failure = |error: &dyn std::fmt::Display| Refusal::failure(error.to_string());
+    let settings = Settings::load().map_err(|error| failure(&error))?;
+    let host = settings.api_host.clone();
+    let network = Network::new(settings).map_err(|error| failure(&error))?;
+    let retries = Retries { count: arguments.retries, ..Retries::default() };
+    let api: Arc<dyn Api> = Arc::new(HttpApi::new(network.clone(), retries).map_err(|error| failure(&error))?);
+    let user = api.current_user().await.map_err(|error| failure(&error))?;
+    let config = api.config().await.map_err(|error| failure(&error))?;
+    let environment = Environment {
+        api: api.clone(),
+        network: tokio::runtime::Handle::current(),
+        refresh: Duration::from_secs(arguments.refresh_time),
+        filters,
+        substitution: substitution(arguments, config.collections.forward_slash_name_substitution.as_deref()),
+    };
+    let supervisor = Supervisor::start(Arc::new(environment)).map_err(|error| failure(&error))?;
+    check(&supervisor, layout).await.map_err(|error| failure(&error))?;
+    let keep = Arc::new(HttpKeep::new(network.clone(), api.clone(), retries));
+    let cache = BlockCache::new(keep, Budget::new(memory_limit(arguments)));
+    if !arguments.disable_event_listening && layout.can_change() {
+        supervisor.listen(events::listen(network, api, events::Options::default()));
+    }
+    let identity = Identity { host, email: user.email.clone(), user: user.uuid.clone() };
+    let site = Site::new(supervisor, cache.clone(), layout, &identity);
+    Ok(Service { site, cache, statistics: Arc::default() })
+}
+
+/// What stands for a slash in names (arv-mount.md 2.7): `--fsns` as it is, or the cluster's setting.
+fn substitution(arguments: &Arguments, cluster: Option<&str>) -> Option<String> {
+    match (&arguments.fsns, cluster) {
+        (Some(text), _) => Some(text.clone()),
+        (None, None) => Some("_".to_owned()),
+        (None, Some("" | "/")) => None,
+        (None, Some(text)) => Some(text.to_owned()),
+    }
+}
+
+/// A mount of one object is refused if there is no such object.
+async fn check(supervisor: &Arc<Supervisor>, layout: &Layout) -> Result<(), actors::Error> {
+    match layout {
+        Layout::Single(Place::Collection(id)) => {
+            let id = crate::vfs::layout::portable_data_hash(id).unwrap_or(id);
+            supervisor.collection_state(&supervisor.collection(id), false).await.map(drop)
+        }
+        Layout::Single(Place::Project(uuid)) => supervisor.project_record(uuid).await.map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// Signals that end a mount, and one that upstream ignores.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    _ignored: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            _ignored: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hang_up.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// Mounts and waits for the end: an unmount by anybody, a signal, or the command of `--exec`.
+async fn serve(
+    arguments: &Arguments,
+    service: &Service,
+    network: &Runtime,
+    path: &Path,
+    command: Option<Vec<OsString>>,
+) -> Result<ExitCode, Refusal> {
+    let limit = Duration::from_secs_f64(arguments.unmount_timeout);
+    if arguments.replace {
+        mountpoint::unmount(path, None, limit).map_err(|error| Refusal::failure(error.to_string()))?;
+    }
+    let mut signals = Signals::new().map_err(|error| Refusal::failure(format!("cannot watch for signals: {error}")))?;
+    let options = fuse::Options { allow_other: arguments.allow_other, subtype: arguments.subtype.clone() };
+    let mounted = fuse::mount(service.site.clone(), path, &options, service.statistics.clone()).await;
+    let mut mounted = mounted.map_err(|error| Refusal::failure(format!("cannot mount {}: {error}", path.display())))?;
+    if let Some(descriptor) = arguments.ready_descriptor {
+        daemon::is_ready(descriptor)
+            .map_err(|error| Refusal::failure(format!("cannot go into the background: {error}")))?;
+    }
+    if arguments.crunchstat_interval > 0.0 {
+        let interval = Duration::from_secs_f64(arguments.crunchstat_interval);
+        network.spawn(crunchstat::run(interval, service.statistics.clone(), service.cache.clone()));
+    }
+    if let Some(words) = command {
+        let status = command::run(&words).await;
+        leave(&mut mounted, limit).await;
+        return Ok(ExitCode::from(status));
+    }
+    tokio::select! {
+        ended = mounted.ended() => after(&mounted, ended).await,
+        name = signals.next() => {
+            tracing::info!(signal = name, "unmounting");
+            leave(&mut mounted, limit).await;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The session ended by itself. That is how an unmount looks; if the mount is still there, something went wrong.
+async fn after(mounted: &Mounted, ended: std::io::Result<()>) -> Result<ExitCode, Refusal> {
+    // An aborted connection ends the session a moment before the mount is taken away.
+    for _ in 0..20 {
+        if !mounted.is_mounted() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    mounted.detach().await;
+    match ended {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Refusal::failure(format!("the session with the kernel ended: {error}"))),
+    }
+}
+
+/// Unmounts. Who still has something open keeps the session alive for `limit`; then it ends with the process, and they see
+/// that the file system is gone.
+async fn leave(mounted: &mut Mounted, limit: Duration) {
+    if !mounted.unmount().await {
+        tracing::warn!(mount = %mounted.path().display(), "still in use: detaching it");
+        mounted.detach().await;
+    }
+    if tokio::time::timeout(limit, mounted.ended()).await.is_err() {
+        tracing::warn!(mount = %mounted.path().display(), "still in use: ending it nevertheless");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn parse(line: &str) -> Arguments {
+        Program::parse_from(std::iter::once("arv-mount").chain(line.split_whitespace()).chain(["m"])).arguments
+    }
+
+    #[test]
+    fn memory_limit_is_what_was_asked_for_but_never_too_small_to_read() {
+        assert_eq!(memory_limit(&parse("--memory-limit 200M")), 200 << 20);
+        assert_eq!(memory_limit(&parse("--ram-cache --file-cache 268435456")), 256 << 20);
+        assert_eq!(memory_limit(&parse("--ram-cache --file-cache 1")), SMALLEST_LIMIT);
+        let usual = LEAST_MEMORY as usize..=MOST_MEMORY as usize;
+        assert!(usual.contains(&memory_limit(&parse("--disk-cache --file-cache 80G"))), "a disk's size is no memory's");
+    }
+
+    #[test]
+    fn slash_is_replaced_as_the_cluster_says_unless_the_user_does() {
+        assert_eq!(substitution(&parse("--fsns [S]"), Some("x")).as_deref(), Some("[S]"));
+        assert_eq!(substitution(&parse(""), Some("x")).as_deref(), Some("x"));
+        assert_eq!(substitution(&parse(""), Some("/")), None);
+        assert_eq!(substitution(&parse(""), None).as_deref(), Some("_"));
+    }
+}
