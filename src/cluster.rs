@@ -21,6 +21,7 @@ pub mod directory;
 pub mod discovery;
 pub mod faults;
 pub mod filter;
+pub mod keepproxy;
 pub mod keepstore;
 pub mod list;
 pub mod metrics;

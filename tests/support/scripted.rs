@@ -141,8 +141,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, handler: &Handl
             Reply::Close => return,
         };
         let sent = async {
-            stream.write_all(head.as_bytes()).await?;
-            stream.write_all(&body).await?;
+            // In one piece: two would wait for each other's acknowledgement.
+            stream.write_all(&[head.as_bytes(), &body].concat()).await?;
             stream.flush().await
         };
         match (sent.await, then) {
