@@ -98,6 +98,10 @@ pub struct Configuration {
     pub default_replication: i64,
     /// What clients put in place of a `/` in names; empty: such names are refused.
     pub forward_slash_name_substitution: String,
+    /// Names may contain a `/` although there is no substitution, as those from before that rule do: lets a test make
+    /// some.
+    #[serde(skip)]
+    pub slash_in_names: bool,
     /// Storage classes by name.
     pub storage_classes: BTreeMap<String, StorageClass>,
     /// Largest page of a list.
@@ -193,6 +197,7 @@ impl Default for Configuration {
             preserve_version_if_idle: Some(Duration::from_secs(10)),
             default_replication: 1,
             forward_slash_name_substitution: String::new(),
+            slash_in_names: false,
             storage_classes: BTreeMap::from([("default".to_owned(), StorageClass { default: true, priority: 0 })]),
             max_items_per_response: 1000,
             max_index_database_read: 128 << 20,

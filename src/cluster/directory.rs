@@ -99,6 +99,9 @@ pub struct KeepstoreSettings {
 pub struct Settings {
     /// Port of API and websocket; 0: not chosen yet.
     pub port: u16,
+    /// Port of the keepproxy; 0: not chosen yet.
+    #[serde(default)]
+    pub keepproxy_port: u16,
     /// The keepstores.
     pub keepstores: Vec<KeepstoreSettings>,
     /// The rest.
@@ -137,7 +140,12 @@ impl Directory {
         let mut file = private(&lock, OpenOptions::new().write(true).create(true)).map_err(failed(&lock))?;
         for _ in 0..ATTEMPTS {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Self { path, _lock: lock }),
+                Ok(lock) => {
+                    let directory = Self { path, _lock: lock };
+                    // One that was killed has left its note.
+                    directory.forget();
+                    return Ok(directory);
+                }
                 Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) => file = unlocked,
                 Err((_, error)) => return Err(Error::File { path: lock, source: error.into() }),
             }
@@ -162,6 +170,11 @@ impl Directory {
         write(&self.path.join("cluster.json"), settings)
     }
 
+    fn forget(&self) {
+        // Without the lock the note counts for nothing, so it does no harm if it stays.
+        let _ = fs::remove_file(self.path.join("running.json"));
+    }
+
     /// Tells other commands where the cluster is.
     pub fn announce(&self, note: &Note) -> Result<(), Error> {
         write(&self.path.join("running.json"), note)
@@ -170,8 +183,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // Without the lock the note counts for nothing, so it does no harm if it stays.
-        let _ = fs::remove_file(self.path.join("running.json"));
+        self.forget();
     }
 }
 
@@ -232,7 +244,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn settings() -> Settings {
-        Settings { port: 1, keepstores: Vec::new(), configuration: Configuration::default() }
+        Settings { port: 1, keepproxy_port: 0, keepstores: Vec::new(), configuration: Configuration::default() }
     }
 
     #[test]

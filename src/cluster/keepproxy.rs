@@ -60,13 +60,22 @@ struct Refusal {
 }
 
 impl Keepproxy {
-    /// A proxy that asks `authorize` about each token.
+    /// A proxy that asks `authorize` about each token, and trusts keepstores that speak TLS as `tls` says.
     ///
     /// # Errors
     /// When no HTTP client can be made.
-    pub fn new(configuration: Shared, authorize: Box<Authorize>) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        configuration: Shared,
+        authorize: Box<Authorize>,
+        tls: rustls::ClientConfig,
+    ) -> Result<Self, reqwest::Error> {
         // The keepstores are on this machine: whatever proxy the environment names is for others.
-        let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).read_timeout(STALLED).build()?;
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .read_timeout(STALLED)
+            .build()?;
         Ok(Self { configuration, authorize, client })
     }
 

@@ -75,6 +75,11 @@ impl Keepstore {
         Self { name, volumes, configuration, clock, digests, lists, metrics, faults }
     }
 
+    /// Its faults, if it was started with any.
+    pub fn faults(&self) -> Option<&Arc<KeepFaults>> {
+        self.faults.as_ref()
+    }
+
     /// Volumes in the order in which a block is looked for and stored: by priority of their storage classes, then by
     /// the MD5 of hash and name (protocol.md 8.3, last line).
     fn rendezvous(&self, hash: BlockHash) -> Vec<usize> {
@@ -136,13 +141,14 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `address` on `runtime`; port 0 chooses a free one. Errors: the address cannot be had.
+    /// Serves what `listener` accepts, on `runtime`.
     pub fn start(
         keepstore: Arc<Keepstore>,
-        address: SocketAddr,
+        listener: std::net::TcpListener,
         runtime: tokio::runtime::Handle,
     ) -> std::io::Result<Self> {
-        let (address, task) = listen(&keepstore, address, &runtime)?;
+        let address = listener.local_addr()?;
+        let task = listen(&keepstore, listener, &runtime)?;
         Ok(Self { keepstore, address, runtime, running: Mutex::new(Some(task)) })
     }
 
@@ -179,7 +185,9 @@ impl Listener {
     pub fn restart(&self) -> std::io::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.is_none() {
-            *running = Some(listen(&self.keepstore, self.address, &self.runtime)?.1);
+            // Sets SO_REUSEADDR, so that connections that have just ended do not keep the port.
+            let listener = std::net::TcpListener::bind(self.address)?;
+            *running = Some(listen(&self.keepstore, listener, &self.runtime)?);
         }
         Ok(())
     }
@@ -195,16 +203,13 @@ impl Drop for Listener {
 
 fn listen(
     keepstore: &Arc<Keepstore>,
-    address: SocketAddr,
+    listener: std::net::TcpListener,
     runtime: &tokio::runtime::Handle,
-) -> std::io::Result<(SocketAddr, JoinHandle<()>)> {
+) -> std::io::Result<JoinHandle<()>> {
     let _inside = runtime.enter();
-    // Sets SO_REUSEADDR, so that the port can be had again at once after a restart.
-    let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
     let listener = TcpListener::from_std(listener)?;
-    Ok((address, runtime.spawn(accept(Arc::clone(keepstore), listener))))
+    Ok(runtime.spawn(accept(Arc::clone(keepstore), listener)))
 }
 
 /// Dropped (by `abort`), it drops the set of connections, which ends them.

@@ -122,6 +122,15 @@ async fn pull(keepstore: &Arc<Keepstore>, item: Pull) {
     }
 }
 
+/// Other keepstores are believed if the system's authorities believe them.
+pub fn trust() -> Result<rustls::ClientConfig, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
+}
+
 async fn fetch(keepstore: &Keepstore, server: &str, locator: &str, hash: BlockHash) -> Result<Vec<u8>, String> {
     /// A block at 256 KiB/s.
     const LIMIT: Duration = Duration::from_secs(256);
@@ -130,7 +139,8 @@ async fn fetch(keepstore: &Keepstore, server: &str, locator: &str, hash: BlockHa
     let size = locator.split('+').nth(1).and_then(|size| size.parse::<u64>().ok()).filter(|size| *size <= BLOCK_SIZE);
     let size = size.ok_or("the locator has no size")?;
     let url = format!("{}/{}", server.trim_end_matches('/'), keepstore.signed(hash, size, Some(token)));
-    let client = reqwest::Client::builder().timeout(LIMIT).build().map_err(|error| error.to_string())?;
+    let client = reqwest::Client::builder().tls_backend_preconfigured(trust()?).timeout(LIMIT).build();
+    let client = client.map_err(|error| error.to_string())?;
     let answer = client.get(url).bearer_auth(token).send().await.map_err(|error| error.without_url().to_string())?;
     if !answer.status().is_success() {
         return Err(format!("status {}", answer.status()));

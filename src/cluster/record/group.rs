@@ -138,6 +138,7 @@ impl Call<'_> {
         match record.text("name") {
             "." | ".." => Some("Name cannot be '.' or '..'".to_owned()),
             name if name.contains('/')
+                && !self.configuration.slash_in_names
                 && matches!(self.configuration.forward_slash_name_substitution.as_str(), "" | "/") =>
             {
                 Some("Name cannot contain a '/' character".to_owned())

@@ -1,0 +1,52 @@
+//! `arvados cluster env`: the variables that clients need, for a shell to evaluate.
+
+use serde_json::json;
+
+use super::Data;
+use super::client::{Client, text, v2};
+use super::start::shell_words;
+
+/// Print `export …` lines that let the shell's programs use the cluster.
+///
+/// The lines hold a token of the user: evaluate them, do not show them.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  eval \"$(arvados cluster env --data ~/arvados-data)\"
+  eval \"$(arvados cluster env --data ~/arvados-data --user admin)\"")]
+pub struct Arguments {
+    #[command(flatten)]
+    data: Data,
+    /// User name or uuid
+    #[arg(long, value_name = "NAME", default_value = crate::cluster::FIRST_USER)]
+    user: String,
+    /// Accept any certificate (ARVADOS_API_HOST_INSECURE) instead of naming the cluster's (SSL_CERT_FILE): for programs that
+    /// need other certificates from the system's file too
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Prints the lines.
+pub fn run(arguments: &Arguments) -> Result<(), String> {
+    let client = Client::open(&arguments.data.folder)?;
+    let user = client.user(&arguments.user)?;
+    if user["is_active"] != json!(true) {
+        return Err(format!("user {} is not active", arguments.user));
+    }
+    // One that is there already is as good as a new one, and the table does not grow with every shell.
+    let usable = json!([["owner_uuid", "=", text(&user, "uuid")], ["expires_at", "=", null]]);
+    let mut tokens = client.list("api_client_authorizations", &usable)?;
+    tokens.retain(|token| token["scopes"] == json!(["all"]));
+    let token = match tokens.iter().find_map(v2) {
+        Some(token) => token,
+        None => v2(&client.new_token(&user, &json!(["all"]), None)?).ok_or("the cluster did not tell the new token")?,
+    };
+    println!("export ARVADOS_API_HOST={}", shell_words(&client.note.api));
+    println!("export ARVADOS_API_TOKEN={}", shell_words(&token));
+    if arguments.insecure {
+        println!("export ARVADOS_API_HOST_INSECURE=true");
+    } else {
+        println!("unset ARVADOS_API_HOST_INSECURE");
+        println!("export SSL_CERT_FILE={}", shell_words(&client.certificate.display().to_string()));
+    }
+    Ok(())
+}
