@@ -30,10 +30,10 @@ lint: ## formatting and lints, as CI checks them
 	cargo clippy --locked --all-targets -- -D warnings
 
 packages:
-	@scripts/install-packages fuse3
+	@scripts/install-packages fuse3 gcc libc6-dev
 
 test-packages:
-	@scripts/install-packages gcc pkg-config libfuse-dev libcurl4-openssl-dev libssl-dev python3-dev python3-venv nginx-light
+	@scripts/install-packages pkg-config libfuse-dev libcurl4-openssl-dev libssl-dev python3-dev python3-venv nginx-light
 
 python: test-packages
 	@scripts/python-environment $(PYTHON_ENVIRONMENT)
