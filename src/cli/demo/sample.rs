@@ -4,6 +4,7 @@
 //! mount shows is right. A [`Collection`] knows its files in the order in which they are stored; the bytes of a file are
 //! made when they are uploaded, so that no more than a block of them is in memory.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// A collection to be made: where, under which name, with which files and tags.
@@ -56,20 +57,11 @@ impl Content {
         }
     }
 
-    /// Calls `take` with the bytes, in order, in pieces of at most some hundred kilobytes.
-    pub fn write(&self, mut take: impl FnMut(&[u8])) {
+    /// The bytes, in order, in pieces; those of reads are made as they are asked for.
+    pub fn pieces(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_> {
         match self {
-            Content::Text(text) => take(text.as_bytes()),
-            Content::Reads(size) => {
-                let mut reads = Reads::default();
-                let mut left = *size;
-                while left > 0 {
-                    let piece = reads.next_piece();
-                    let length = left.min(piece.len() as u64);
-                    take(&piece.as_bytes()[..length as usize]);
-                    left -= length;
-                }
-            }
+            Content::Text(text) => Box::new(std::iter::once(Cow::Borrowed(text.as_bytes()))),
+            Content::Reads(size) => Box::new(Reads::new(*size)),
         }
     }
 }
@@ -195,47 +187,56 @@ fn notes() -> Vec<File> {
     files
 }
 
-/// An endless run of FASTQ records, from a xorshift generator with a fixed start.
+/// FASTQ records up to a size, from a xorshift generator with a fixed start. A piece is some hundred of them.
 struct Reads {
+    left: u64,
     state: u64,
     number: u64,
-    piece: String,
-}
-
-impl Default for Reads {
-    fn default() -> Reads {
-        Reads { state: 0x9e37_79b9_7f4a_7c15, number: 0, piece: String::new() }
-    }
 }
 
 impl Reads {
     const BASES: usize = 150;
+    const RECORDS_PER_PIECE: usize = 256;
 
-    fn next(&mut self) -> u64 {
+    fn new(size: u64) -> Reads {
+        Reads { left: size, state: 0x9e37_79b9_7f4a_7c15, number: 0 }
+    }
+
+    fn random(&mut self) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
         self.state
     }
 
-    /// Some hundred records.
-    fn next_piece(&mut self) -> &str {
-        self.piece.clear();
-        for _ in 0..256 {
-            self.number += 1;
-            let _ = writeln!(self.piece, "@demo:{}", self.number);
-            for _ in 0..Self::BASES / 30 {
-                let bits = self.next();
-                (0..30).for_each(|base| self.piece.push(b"ACGT"[(bits >> (2 * base)) as usize & 3] as char));
-            }
-            self.piece.push_str("\n+\n");
-            for _ in 0..Self::BASES / 15 {
-                let bits = self.next();
-                (0..15).for_each(|base| self.piece.push((b'5' + ((bits >> (4 * base)) & 15) as u8) as char));
-            }
-            self.piece.push('\n');
+    fn record(&mut self, text: &mut String) {
+        self.number += 1;
+        let _ = writeln!(text, "@demo:{}", self.number);
+        for _ in 0..Self::BASES / 30 {
+            let bits = self.random();
+            (0..30).for_each(|base| text.push(b"ACGT"[(bits >> (2 * base)) as usize & 3] as char));
         }
-        &self.piece
+        text.push_str("\n+\n");
+        for _ in 0..Self::BASES / 15 {
+            let bits = self.random();
+            (0..15).for_each(|base| text.push((b'5' + ((bits >> (4 * base)) & 15) as u8) as char));
+        }
+        text.push('\n');
+    }
+}
+
+impl Iterator for Reads {
+    type Item = Cow<'static, [u8]>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let mut text = String::with_capacity(Self::RECORDS_PER_PIECE * (2 * Self::BASES + 24));
+        (0..Self::RECORDS_PER_PIECE).for_each(|_| self.record(&mut text));
+        text.truncate(self.left.min(text.len() as u64) as usize);
+        self.left -= text.len() as u64;
+        Some(Cow::Owned(text.into_bytes()))
     }
 }
 
@@ -247,13 +248,11 @@ mod tests {
     fn what_a_file_writes_is_as_long_as_it_says() {
         for collection in collections() {
             for file in collection.files.iter().filter(|file| file.content.size() < 1 << 20) {
-                let mut written = 0;
-                file.content.write(|bytes| written += bytes.len() as u64);
-                assert_eq!(written, file.content.size(), "{}/{}", file.folder, file.name);
+                let written: usize = file.content.pieces().map(|piece| piece.len()).sum();
+                assert_eq!(written as u64, file.content.size(), "{}/{}", file.folder, file.name);
             }
         }
-        let mut written = 0;
-        Content::Reads(1_000_003).write(|bytes| written += bytes.len());
+        let written: usize = Content::Reads(1_000_003).pieces().map(|piece| piece.len()).sum();
         assert_eq!(written, 1_000_003);
     }
 
