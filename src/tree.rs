@@ -20,15 +20,24 @@ mod base;
 mod block_table;
 mod builder;
 mod children;
+mod diff;
+mod edit;
+mod fold;
+mod merge;
 mod name_table;
 mod overlay;
 mod segments;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use block_table::BlockId;
 pub use children::Children;
+pub use diff::{Change, diff, same_content, starts_with};
+pub use edit::{EditError, Editor};
+pub use fold::Fold;
+pub use merge::{Conflict, Merge, conflict_name, merge};
 pub use segments::{Segment, Segments};
 pub use snapshot::{Entry, Snapshot};
 

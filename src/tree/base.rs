@@ -8,6 +8,7 @@
 use super::block_table::BlockTable;
 use super::name_table::Names;
 use super::{Kind, NodeId};
+use std::sync::Arc;
 
 /// A file or directory. `count` of a directory has [`DIRECTORY`] set.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +47,7 @@ pub(super) struct Base {
     pub(super) stream_blocks: Vec<u32>,
     /// Where each block ends in its stream.
     pub(super) stream_ends: Vec<u64>,
-    pub(super) blocks: BlockTable,
+    pub(super) blocks: Arc<BlockTable>,
 }
 
 impl Base {
@@ -115,7 +116,6 @@ impl Base {
         self.streams.shrink_to_fit();
         self.stream_blocks.shrink_to_fit();
         self.stream_ends.shrink_to_fit();
-        self.blocks.shrink();
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

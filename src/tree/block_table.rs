@@ -25,14 +25,13 @@ struct Packed {
 }
 
 /// A locator of another shape, and the size that its stream gives it.
-#[derive(Clone)]
 struct Odd {
     locator: Locator,
     size: u64,
 }
 
 /// Locators by number.
-#[derive(Default, Clone)]
+#[derive(Default)]
 pub(super) struct BlockTable {
     packed: Vec<Packed>,
     odd: HashMap<u32, Odd>,
@@ -138,14 +137,22 @@ impl BlockTable {
 
     /// A locator of the block with this hash. Of several, a signed one that expires last.
     pub(super) fn find(&self, hash: BlockHash) -> Option<u32> {
+        self.with_hash(hash).max_by_key(|&number| self.locator(number).signature().map(|hint| hint.expiry))
+    }
+
+    /// The block with exactly this locator.
+    pub(super) fn find_text(&self, locator: &Locator) -> Option<u32> {
+        self.with_hash(locator.hash()).find(|&number| self.locator(number) == *locator)
+    }
+
+    fn with_hash(&self, hash: BlockHash) -> impl Iterator<Item = u32> {
         let by_hash = self.by_hash.get_or_init(|| {
             let mut numbers: Box<[u32]> = (0..self.len()).collect();
             numbers.sort_unstable_by_key(|&number| self.packed[number as usize].hash);
             numbers
         });
         let start = by_hash.partition_point(|&number| self.packed[number as usize].hash < hash.0);
-        let same = by_hash[start..].iter().take_while(|&&number| self.packed[number as usize].hash == hash.0);
-        same.copied().max_by_key(|&number| self.locator(number).signature().map(|hint| hint.expiry))
+        by_hash[start..].iter().copied().take_while(move |&number| self.packed[number as usize].hash == hash.0)
     }
 
     pub(super) fn push(&mut self, locator: LocatorText<'_>, size: u64) {

@@ -20,6 +20,7 @@ use hashbrown::HashTable;
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 /// What is appended to the name of a file whose path is a directory too.
 pub(super) const CLASH_SUFFIX: &[u8] = b"~file~";
@@ -244,7 +245,8 @@ impl<'t> Builder<'t> {
             next += 1;
         }
         base.names = self.names.names;
-        base.blocks = self.blocks.blocks;
+        self.blocks.blocks.shrink();
+        base.blocks = Arc::new(self.blocks.blocks);
         base.shrink();
         Some(base)
     }

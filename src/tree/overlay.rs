@@ -4,7 +4,7 @@
 //! of the base. A directory keeps the difference of its children only: creating a file in a directory of a million
 //! copies one path of a search tree.
 
-use super::block_table::BlockId;
+use super::block_table::{BlockId, BlockTable};
 use super::{Kind, NodeId};
 use crate::keep::{BlockHash, Locator};
 use imbl::{HashMap, OrdMap, Vector};
@@ -18,8 +18,17 @@ pub(super) type ChildEdits = OrdMap<Arc<[u8]>, Option<NodeId>>;
 pub(super) struct Extent {
     pub(super) block: BlockId,
     pub(super) offset: u64,
-    /// Where it ends in the file; it starts where the one before ends.
+    /// Where it starts in the file: where the one before ends.
+    pub(super) start: u64,
+    /// Where it ends in the file.
     pub(super) end: u64,
+}
+
+impl Extent {
+    /// Whether the bytes of its block from `offset` on, put into the file at `start`, would only make it longer.
+    pub(super) fn continues_at(&self, start: u64, offset: u64) -> bool {
+        self.end == start && self.offset + (self.end - self.start) == offset
+    }
 }
 
 /// What an edited node is.
@@ -29,8 +38,8 @@ pub(super) enum Content {
     Directory(ChildEdits),
     /// Data of its own.
     File(Arc<[Extent]>),
-    /// The data of a file of the base.
-    BaseFile(NodeId),
+    /// The data that the file of this number has in the base.
+    BaseFile,
 }
 
 /// A node as it is after the edits.
@@ -46,7 +55,7 @@ impl Edited {
     pub(super) fn kind(&self) -> Kind {
         match self.content {
             Content::Directory(_) => Kind::Directory,
-            Content::File(_) | Content::BaseFile(_) => Kind::File,
+            Content::File(_) | Content::BaseFile => Kind::File,
         }
     }
 }
@@ -66,14 +75,15 @@ pub(super) struct Overlay {
     pub(super) added: u32,
     /// Numbered behind those of the base.
     pub(super) blocks: Vector<AddedBlock>,
-    pub(super) block_numbers: HashMap<Locator, BlockId>,
-    /// The locator to use for a block instead of any other, because its signature is newer.
-    pub(super) renewed: HashMap<BlockHash, Locator>,
+    /// Those blocks by hash; one hash may have several locators.
+    pub(super) block_numbers: HashMap<BlockHash, Arc<[BlockId]>>,
+    /// Newer locators of some of the blocks. Shared with the tree they came with.
+    pub(super) renewed: Option<Arc<BlockTable>>,
 }
 
 impl Overlay {
     pub(super) fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && self.renewed.is_empty()
+        self.nodes.is_empty() && self.renewed.is_none()
     }
 
     /// An estimate: what the nodes of the maps take with their bookkeeping, twice the size of what they hold.
@@ -81,13 +91,13 @@ impl Overlay {
         let content = |content: &Content| match content {
             Content::Directory(edits) => edits.len() * 2 * (size_of::<(Arc<[u8]>, Option<NodeId>)>() + 32),
             Content::File(extents) => extents.len() * size_of::<Extent>(),
-            Content::BaseFile(_) => 0,
+            Content::BaseFile => 0,
         };
         let nodes: usize = self.nodes.values().map(|edited| content(&edited.content)).sum();
         let locator = size_of::<Locator>() + 96;
         nodes
             + self.nodes.len() * 2 * size_of::<(NodeId, Edited)>()
             + self.blocks.len() * (size_of::<AddedBlock>() + 2 * locator)
-            + self.renewed.len() * 2 * locator
+            + self.renewed.as_ref().map_or(0, |blocks| blocks.memory_bytes())
     }
 }

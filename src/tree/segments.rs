@@ -1,8 +1,8 @@
 //! Which bytes of which blocks make up a range of a file.
 
 use super::base::Base;
-use super::overlay::Extent;
-use super::{BlockId, Snapshot};
+use super::overlay::{Content, Extent};
+use super::{BlockId, NodeId, Snapshot};
 
 /// A run of bytes of one block in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub struct Segments<'s> {
     offset: u64,
     /// Where to stop.
     end: u64,
+    empty_blocks: bool,
 }
 
 enum Source<'s> {
@@ -34,7 +35,7 @@ enum Source<'s> {
 
 impl<'s> Segments<'s> {
     pub(super) fn nothing() -> Segments<'s> {
-        Segments { source: Source::Nothing, offset: 0, end: 0 }
+        Segments { source: Source::Nothing, offset: 0, end: 0, empty_blocks: false }
     }
 
     pub(super) fn of_base(base: &'s Base, ranges: std::ops::Range<usize>, offset: u64, length: u64) -> Segments<'s> {
@@ -47,7 +48,12 @@ impl<'s> Segments<'s> {
         let skip = base.range_ends[ranges.clone()].partition_point(|&end| end <= offset);
         let ranges = ranges.start + skip..ranges.end;
         let block = first_block(base, &ranges, first_range, offset);
-        Segments { source: Source::Base { base, ranges, first_range, block }, offset, end }
+        Segments { source: Source::Base { base, ranges, first_range, block }, offset, end, empty_blocks: false }
+    }
+
+    /// Whether blocks of no bytes that stand inside a range come too, as segments of length zero.
+    pub(super) fn with_empty_blocks(self, empty_blocks: bool) -> Segments<'s> {
+        Segments { empty_blocks, ..self }
     }
 
     pub(super) fn of_extents(extents: &'s [Extent], offset: u64, length: u64) -> Segments<'s> {
@@ -57,7 +63,7 @@ impl<'s> Segments<'s> {
             return Segments::nothing();
         }
         let next = extents.partition_point(|extent| extent.end <= offset);
-        Segments { source: Source::Extents { extents, next }, offset, end }
+        Segments { source: Source::Extents { extents, next }, offset, end, empty_blocks: false }
     }
 }
 
@@ -87,11 +93,16 @@ impl Iterator for Segments<'_> {
                 let (blocks, ends) = base.stream(range.stream);
                 let start = range_start(base, ranges.start, *first_range);
                 let position = range.position + (self.offset - start);
-                // Blocks of no bytes hold nothing of any file.
+                let block_start = |block: usize| if block == 0 { 0 } else { ends[block - 1] };
                 while *ends.get(*block)? <= position {
                     *block += 1;
+                    let passed = *block - 1;
+                    if self.empty_blocks && position > range.position && block_start(passed) == ends[passed] {
+                        let block = BlockId(blocks[passed]);
+                        return Some(Segment { file_offset: self.offset, block, block_offset: 0, length: 0 });
+                    }
                 }
-                let block_start = if *block == 0 { 0 } else { ends[*block - 1] };
+                let block_start = block_start(*block);
                 let length = (ends[*block] - position).min(range.end.min(self.end) - self.offset);
                 let segment = Segment {
                     file_offset: self.offset,
@@ -107,12 +118,11 @@ impl Iterator for Segments<'_> {
             }
             Source::Extents { extents, next } => {
                 let extent = extents.get(*next)?;
-                let start = if *next == 0 { 0 } else { extents[*next - 1].end };
                 *next += 1;
                 Segment {
                     file_offset: self.offset,
                     block: extent.block,
-                    block_offset: extent.offset + (self.offset - start),
+                    block_offset: extent.offset + (self.offset - extent.start),
                     length: extent.end.min(self.end) - self.offset,
                 }
             }
@@ -124,12 +134,9 @@ impl Iterator for Segments<'_> {
 
 impl Snapshot {
     /// The segments of `length` bytes of a file from `offset` on, cut at the end of the file. Nothing for a directory.
-    pub fn segments(&self, file: super::NodeId, offset: u64, length: u64) -> Segments<'_> {
-        use super::overlay::Content;
-        let of_base = |file| Segments::of_base(&self.base, self.base.ranges(file), offset, length);
+    pub fn segments(&self, file: NodeId, offset: u64, length: u64) -> Segments<'_> {
         match self.overlay.nodes.get(&file).map(|edited| &edited.content) {
-            None => of_base(file),
-            Some(Content::BaseFile(source)) => of_base(*source),
+            None | Some(Content::BaseFile) => Segments::of_base(&self.base, self.base.ranges(file), offset, length),
             Some(Content::File(extents)) => Segments::of_extents(extents, offset, length),
             Some(Content::Directory(_)) => Segments::nothing(),
         }

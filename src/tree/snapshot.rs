@@ -58,8 +58,7 @@ impl Snapshot {
     /// The size of a file in bytes; of anything else zero.
     pub fn size(&self, file: NodeId) -> u64 {
         match self.overlay.nodes.get(&file).map(|edited| &edited.content) {
-            None => self.base.size(file),
-            Some(Content::BaseFile(source)) => self.base.size(*source),
+            None | Some(Content::BaseFile) => self.base.size(file),
             Some(Content::File(extents)) => extents.last().map_or(0, |last| last.end),
             Some(Content::Directory(_)) => 0,
         }
@@ -132,10 +131,15 @@ impl Snapshot {
 
     /// The text of a block's locator, with the newest signature known.
     pub fn locator(&self, block: BlockId) -> Locator {
-        let hash = self.block_hash(block);
-        match self.overlay.renewed.get(&hash) {
-            Some(locator) => locator.clone(),
-            None => self.original_locator(block),
+        let own = self.own_locator(block);
+        self.renewed(&own).unwrap_or(own)
+    }
+
+    /// The text of a block's locator as it came.
+    pub(super) fn own_locator(&self, block: BlockId) -> Locator {
+        match self.added_block(block) {
+            Some(added) => added.locator.clone(),
+            None => self.base.blocks.locator(block.0),
         }
     }
 
@@ -158,13 +162,16 @@ impl Snapshot {
     /// A locator of the block with this hash, with the newest signature: how a reader that was refused finds a new one in a
     /// newer snapshot.
     pub fn find_locator(&self, hash: BlockHash) -> Option<Locator> {
-        if let Some(locator) = self.overlay.renewed.get(&hash) {
-            return Some(locator.clone());
-        }
-        let expiry = |locator: &Locator| locator.signature().map(|hint| hint.expiry);
-        let added = self.overlay.blocks.iter().map(|block| &block.locator).filter(|locator| locator.hash() == hash);
-        let base = self.base.blocks.find(hash).map(|block| self.base.blocks.locator(block));
-        added.cloned().chain(base).max_by_key(expiry)
+        let base = self.base.blocks.find(hash).map(BlockId);
+        let added = self.overlay.block_numbers.get(&hash).map(|blocks| &**blocks).unwrap_or_default();
+        added.iter().copied().chain(base).map(|block| self.locator(block)).max_by_key(expiry)
+    }
+
+    /// What is to be used instead of `own`, because its signature expires later.
+    pub(super) fn renewed(&self, own: &Locator) -> Option<Locator> {
+        let blocks = self.overlay.renewed.as_ref()?;
+        let newer = blocks.locator(blocks.find(own.hash())?);
+        (expiry(own) < expiry(&newer)).then_some(newer)
     }
 
     /// Number of nodes of the base, and with the edits: an upper bound of the node numbers in use.
@@ -193,10 +200,11 @@ impl Snapshot {
         if self.base_children_apply(directory) { self.base.children(directory) } else { 0..0 }
     }
 
-    pub(super) fn original_locator(&self, block: BlockId) -> Locator {
-        match self.added_block(block) {
-            Some(added) => added.locator.clone(),
-            None => self.base.blocks.locator(block.0),
+    /// The ranges of a file whose data are those of the base; `None` if it has data of its own.
+    pub(super) fn base_ranges(&self, file: NodeId) -> Option<std::ops::Range<usize>> {
+        match self.overlay.nodes.get(&file).map(|edited| &edited.content) {
+            None | Some(Content::BaseFile) => Some(self.base.ranges(file)),
+            Some(Content::File(_) | Content::Directory(_)) => None,
         }
     }
 
@@ -204,4 +212,8 @@ impl Snapshot {
         let index = block.0.checked_sub(self.base.blocks.len())?;
         self.overlay.blocks.get(index as usize)
     }
+}
+
+fn expiry(locator: &Locator) -> u64 {
+    locator.signature().map_or(0, |hint| hint.expiry)
 }

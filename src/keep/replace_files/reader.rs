@@ -68,7 +68,7 @@ fn read_line(tree: &mut Directory, line: &str, origin: Origin) -> Result<(), Rea
             if files > 0 {
                 return Err(Reason::FileToken(hide_signature(token)));
             }
-            let size = token.split('+').nth(1).and_then(|size| number(size)).filter(|&size| size <= i32::MAX as u64);
+            let size = token.split('+').nth(1).and_then(number).filter(|&size| size <= i32::MAX as u64);
             let size = size.ok_or_else(|| Reason::Locator(hide_signature(token)))?;
             blocks.push(Block { text: token, locator: None, start: end, size });
             end += size;
