@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub mod cluster;
+pub mod demo;
 pub mod mount;
 
 /// Arvados Keep as a file system, and a small Arvados cluster to go with it.
@@ -22,6 +23,7 @@ struct Arguments {
 enum Command {
     Mount(Box<mount::Arguments>),
     Cluster(cluster::Arguments),
+    Demo(demo::Arguments),
 }
 
 /// Runs the program with the arguments of the process.
@@ -29,6 +31,7 @@ pub fn main() -> ExitCode {
     match Arguments::parse_from(arguments()).command {
         Command::Mount(arguments) => mount::run(*arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
     }
 }
 

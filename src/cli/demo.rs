@@ -2,7 +2,8 @@
 //!
 //! The cluster runs in this process, the mount in a child, exactly as a user would start it: it gets the address of the
 //! cluster and a token in its environment and knows nothing else. The child has a process group of its own, so that
-//! Ctrl-C reaches this process alone and things end in the right order: first the mount, then the cluster.
+//! Ctrl-C reaches this process alone and things end in the right order: first the mount, then the cluster. If this process
+//! is killed, the kernel sends the child a SIGTERM.
 //! Whatever the end was (a signal, an error, the mount gone), nothing stays behind but the data.
 
 use crate::cli::cluster::client::Client;
@@ -182,7 +183,8 @@ impl Mount {
         let output = std::fs::File::create(&log).map_err(|error| format!("cannot write {}: {error}", log.display()))?;
         let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
         let token = client.usable_token(&client.user(FIRST_USER)?)?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["mount", "--foreground"])
             .args(&arguments.mount_options)
             .arg(directory)
@@ -194,9 +196,12 @@ impl Mount {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)
-            .process_group(0)
-            .spawn()
-            .map_err(|error| format!("cannot start the mount: {error}"))?;
+            .process_group(0);
+        // SAFETY: between fork and exec only one system call is made, which is safe to make there.
+        unsafe {
+            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
+        }
+        let child = command.spawn().map_err(|error| format!("cannot start the mount: {error}"))?;
         let mut mount = Mount { directory: directory.to_owned(), created, log, child };
         mount.wait_until_ready()?;
         Ok(mount)
@@ -278,20 +283,17 @@ fn suggest(cluster: &Running, mounted: Option<&Path>) {
     }
     println!();
     println!("  eval \"$({} cluster env --data {data})\"     # then any Arvados client works:", shell_words(&program));
-    if on_path("arv-put") {
-        println!("  arv-put --name 'From me' /etc/services && ls {}", listing(mounted));
-    } else {
-        println!("  pip install arvados-python-client && arv-put --name 'From me' /etc/services");
+    let seen = mounted.map_or(String::new(), |directory| format!(" && ls {}/home", shell_words(&relative(directory))));
+    match on_path("arv-put") {
+        true => println!("  arv-put --name 'From me' /etc/services{seen}"),
+        false => println!("  pip install arvados-python-client && arv-put --name 'From me' /etc/services{seen}"),
     }
     println!("\nCtrl-C unmounts and stops everything.");
 }
 
-fn listing(mounted: Option<&Path>) -> String {
-    mounted.map_or("-l /etc/services".into(), |directory| format!("{}/home", shell_words(&relative(directory))))
-}
-
 fn on_path(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).exists()))
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).exists()))
 }
 
 /// The path as seen from the current folder, when it is below it.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Data;
-use super::client::{Client, text, v2};
+use super::client::Client;
 use super::start::shell_words;
 
 /// Print `export …` lines that let the shell's programs use the cluster.
@@ -32,14 +32,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     if user["is_active"] != json!(true) {
         return Err(format!("user {} is not active", arguments.user));
     }
-    // One that is there already is as good as a new one, and the table does not grow with every shell.
-    let usable = json!([["owner_uuid", "=", text(&user, "uuid")], ["expires_at", "=", null]]);
-    let mut tokens = client.list("api_client_authorizations", &usable)?;
-    tokens.retain(|token| token["scopes"] == json!(["all"]));
-    let token = match tokens.iter().find_map(v2) {
-        Some(token) => token,
-        None => v2(&client.new_token(&user, &json!(["all"]), None)?).ok_or("the cluster did not tell the new token")?,
-    };
+    let token = client.usable_token(&user)?;
     println!("export ARVADOS_API_HOST={}", shell_words(&client.note.api));
     println!("export ARVADOS_API_TOKEN={}", shell_words(&token));
     if arguments.insecure {

@@ -51,7 +51,11 @@ fn manifest_of(files: &[File], locators: &[String]) -> String {
         let first = start / BLOCK;
         let last = (start + size).div_ceil(BLOCK).max(first + 1);
         let name = &folder[0].folder;
-        text.push_str(&if name.is_empty() { ".".to_owned() } else { format!("./{}", manifest::escape(name.as_bytes())) });
+        text.push_str(&if name.is_empty() {
+            ".".to_owned()
+        } else {
+            format!("./{}", manifest::escape(name.as_bytes()))
+        });
         for locator in locators.iter().take(last as usize).skip(first as usize) {
             let _ = write!(text, " {locator}");
         }

@@ -61,7 +61,7 @@ impl Content {
     pub fn pieces(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_> {
         match self {
             Content::Text(text) => Box::new(std::iter::once(Cow::Borrowed(text.as_bytes()))),
-            Content::Reads(size) => Box::new(Reads::new(*size)),
+            Content::Reads(size) => Box::new(Reads::new(*size).map(Cow::Owned)),
         }
     }
 }
@@ -137,9 +137,8 @@ This file is in Keep, the block store of a small Arvados cluster on this machine
 Every collection has a hidden file `.arvados#collection` with its record, every project `.arvados#project`.
 ";
 
-const STATIONS: [&str; 12] = [
-    "Abisko", "Bergen", "Cork", "Davos", "Évora", "Faro", "Graz", "Hel", "Ioannina", "Jena", "Kiruna", "Linz",
-];
+const STATIONS: [&str; 12] =
+    ["Abisko", "Bergen", "Cork", "Davos", "Évora", "Faro", "Graz", "Hel", "Ioannina", "Jena", "Kiruna", "Linz"];
 const YEARS: std::ops::RangeInclusive<u32> = 2021..=2025;
 
 /// Tenths of a degree on a day of the year: a wave over the year and a shift per station, in whole numbers.
@@ -226,7 +225,7 @@ impl Reads {
 }
 
 impl Iterator for Reads {
-    type Item = Cow<'static, [u8]>;
+    type Item = Vec<u8>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
@@ -236,7 +235,7 @@ impl Iterator for Reads {
         (0..Self::RECORDS_PER_PIECE).for_each(|_| self.record(&mut text));
         text.truncate(self.left.min(text.len() as u64) as usize);
         self.left -= text.len() as u64;
-        Some(Cow::Owned(text.into_bytes()))
+        Some(text.into_bytes())
     }
 }
 
