@@ -136,7 +136,7 @@ impl CollectionActor {
         if self.refresh.is_running() {
             return;
         }
-        let epoch = self.refresh.begin();
+        let epoch = self.refresh.begin(Instant::now());
         self.cell.begin();
         let whole = std::mem::take(&mut self.needs_signatures);
         let fetch = Fetch {
@@ -313,7 +313,7 @@ impl Handler<Load> for CollectionActor {
     fn handle(&mut self, Load { fresh, reply }: Load, context: &mut Self::Context) {
         match self.cell.load() {
             // A refresh that failed a moment ago, or that already takes long, is not waited for again.
-            Some(state) if !fresh || !self.refresh.may_try(Instant::now()) => {
+            Some(state) if !fresh || self.refresh.is_hopeless(Instant::now()) => {
                 let _ = reply.send(Ok(state));
             }
             _ => {

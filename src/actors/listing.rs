@@ -106,7 +106,7 @@ impl ListingActor {
         if self.refresh.is_running() {
             return;
         }
-        let epoch = self.refresh.begin();
+        let epoch = self.refresh.begin(Instant::now());
         let marks = self.cell.marks();
         self.cell.begin();
         let (source, environment) = (self.source.clone(), self.environment.clone());
@@ -266,11 +266,12 @@ impl Handler<Load> for ListingActor {
     type Result = ();
 
     fn handle(&mut self, Load { fresh, reply }: Load, context: &mut Self::Context) {
-        match self.cell.load().filter(|listing| listing.is_complete() && !fresh) {
-            Some(listing) => {
+        match self.cell.load().filter(|listing| listing.is_complete()) {
+            // A refresh that failed a moment ago, or that already takes long, is not waited for again.
+            Some(listing) if !fresh || self.refresh.is_hopeless(Instant::now()) => {
                 let _ = reply.send(Ok(listing));
             }
-            None => {
+            _ => {
                 if fresh {
                     self.refresh.join_fresh(reply)
                 } else {

@@ -9,12 +9,16 @@ use tokio::sync::oneshot;
 /// The longest pause after failures in a row; they double from one second.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// A fetch that takes longer is not waited for by those who have an old state to go on with.
+const SLOW: Duration = Duration::from_secs(3);
+
 /// Where the answer goes.
 pub type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
 pub struct Refresh<T, E> {
     epoch: u64,
-    running: bool,
+    /// Since when a fetch is under way.
+    running: Option<Instant>,
     /// Satisfied by the fetch that is running.
     waiters: Vec<Reply<T, E>>,
     /// Came too late for it: they want what holds after they asked.
@@ -25,13 +29,13 @@ pub struct Refresh<T, E> {
 
 impl<T, E> Default for Refresh<T, E> {
     fn default() -> Self {
-        Refresh { epoch: 0, running: false, waiters: Vec::new(), late: Vec::new(), failures: 0, failed: None }
+        Refresh { epoch: 0, running: None, waiters: Vec::new(), late: Vec::new(), failures: 0, failed: None }
     }
 }
 
 impl<T: Clone, E: Clone> Refresh<T, E> {
     pub fn is_running(&self) -> bool {
-        self.running
+        self.running.is_some()
     }
 
     /// Somebody waits for a result; one of a fetch that is already under way will do.
@@ -41,23 +45,23 @@ impl<T: Clone, E: Clone> Refresh<T, E> {
 
     /// Somebody waits for a result of a fetch that starts after now.
     pub fn join_fresh(&mut self, reply: Reply<T, E>) {
-        if self.running { self.late.push(reply) } else { self.waiters.push(reply) }
+        if self.running.is_some() { self.late.push(reply) } else { self.waiters.push(reply) }
     }
 
     /// Begins a fetch and returns its epoch. Only when none is running.
-    pub fn begin(&mut self) -> u64 {
-        debug_assert!(!self.running);
-        self.running = true;
+    pub fn begin(&mut self, now: Instant) -> u64 {
+        debug_assert!(self.running.is_none());
+        self.running = Some(now);
         self.epoch += 1;
         self.epoch
     }
 
     /// The fetch of `epoch` ended. `false`: it was given up meanwhile, and its result is to be dropped.
     pub fn end(&mut self, epoch: u64, is_success: bool, now: Instant) -> bool {
-        if epoch != self.epoch || !self.running {
+        if epoch != self.epoch || self.running.is_none() {
             return false;
         }
-        self.running = false;
+        self.running = None;
         (self.failures, self.failed) = if is_success { (0, None) } else { (self.failures + 1, Some(now)) };
         true
     }
@@ -72,14 +76,16 @@ impl<T: Clone, E: Clone> Refresh<T, E> {
         !self.waiters.is_empty()
     }
 
-    pub fn is_waited_for(&self) -> bool {
-        self.waiters.iter().chain(&self.late).any(|reply| !reply.is_closed())
-    }
-
     /// May a refresh that nobody waits for start now? After failures they come further and further apart.
     pub fn may_try(&self, now: Instant) -> bool {
         let pause = Duration::from_secs(1 << self.failures.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
         self.failed.is_none_or(|failed| now.duration_since(failed) >= pause)
+    }
+
+    /// Is there no point in waiting for a newer state? The last fetch failed a moment ago, or one has been under way for so long
+    /// that the server does not seem to answer.
+    pub fn is_hopeless(&self, now: Instant) -> bool {
+        !self.may_try(now) || self.running.is_some_and(|since| now.duration_since(since) >= SLOW)
     }
 
     /// Has the last fetch failed?
@@ -101,14 +107,14 @@ mod tests {
         let (second, mut second_answer) = oneshot::channel();
         let (late, mut late_answer) = oneshot::channel();
         refresh.join(first);
-        let epoch = refresh.begin();
+        let epoch = refresh.begin(Instant::now());
         refresh.join(second);
         refresh.join_fresh(late);
         assert!(refresh.end(epoch, true, Instant::now()));
         assert!(refresh.tell(&Ok(1)), "somebody asked too late");
         assert_eq!((first_answer.try_recv(), second_answer.try_recv()), (Ok(Ok(1)), Ok(Ok(1))));
         assert!(late_answer.try_recv().is_err());
-        let epoch = refresh.begin();
+        let epoch = refresh.begin(Instant::now());
         assert!(refresh.end(epoch, true, Instant::now()));
         assert!(!refresh.tell(&Ok(2)));
         assert_eq!(late_answer.try_recv(), Ok(Ok(2)));
@@ -117,10 +123,21 @@ mod tests {
     #[test]
     fn result_of_an_old_epoch_is_dropped() {
         let mut refresh = Numbers::default();
-        let epoch = refresh.begin();
+        let epoch = refresh.begin(Instant::now());
         assert!(!refresh.end(epoch + 1, true, Instant::now()));
         assert!(refresh.end(epoch, true, Instant::now()));
         assert!(!refresh.end(epoch, true, Instant::now()), "only once");
+    }
+
+    #[test]
+    fn nobody_waits_long_for_a_server_that_does_not_answer() {
+        let mut refresh = Numbers::default();
+        let start = Instant::now();
+        let epoch = refresh.begin(start);
+        assert!(!refresh.is_hopeless(start));
+        assert!(refresh.is_hopeless(start + SLOW));
+        refresh.end(epoch, false, start + SLOW);
+        assert!(refresh.is_hopeless(start + SLOW) && !refresh.is_hopeless(start + SLOW + Duration::from_secs(1)));
     }
 
     #[test]
@@ -128,12 +145,12 @@ mod tests {
         let mut refresh = Numbers::default();
         let start = Instant::now();
         for (failures, pause) in [(1, 1), (2, 2), (3, 4), (4, 8)] {
-            let epoch = refresh.begin();
+            let epoch = refresh.begin(Instant::now());
             refresh.end(epoch, false, start);
             assert!(!refresh.may_try(start + Duration::from_secs(pause) - Duration::from_millis(1)), "{failures}");
             assert!(refresh.may_try(start + Duration::from_secs(pause)), "{failures}");
         }
-        let epoch = refresh.begin();
+        let epoch = refresh.begin(Instant::now());
         refresh.end(epoch, true, start);
         assert!(refresh.may_try(start));
     }

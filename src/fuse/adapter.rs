@@ -214,7 +214,9 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     async fn open(&self, request: Request, inode: u64, flags: u32) -> Result<ReplyOpen> {
         let _running = self.statistics.start(Operation::Open);
         let inode = Inode(inode);
-        let access = Access { write: flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32 };
+        // O_TRUNC alone would make the kernel believe that the file is empty now.
+        let changes = flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32 || flags & libc::O_TRUNC as u32 != 0;
+        let access = Access { write: changes };
         let opened = self.run(request, "open", inode, self.files.open(inode, access)).await?;
         let flags = match opened.pages {
             PageCache::Keep => FOPEN_KEEP_CACHE,

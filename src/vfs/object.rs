@@ -274,8 +274,11 @@ impl Objects {
     }
 }
 
-/// Idle now and at the sweep before?
+/// Idle now and at the sweep before? A magic directory is not dropped: its listing shows what was found in it.
 fn is_idle(object: &Object) -> bool {
+    if matches!(object.content, Content::Magic { .. }) {
+        return false;
+    }
     let is_idle = object.users.load(Ordering::Acquire) == 0;
     object.was_idle.swap(is_idle, Ordering::Relaxed) && is_idle
 }

@@ -23,15 +23,15 @@ pub async fn run(words: &[OsString]) -> u8 {
 
 async fn wait(mut child: Child) -> u8 {
     let process = child.id().map(|id| nix::unistd::Pid::from_raw(id as i32));
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit()];
-    let [interrupt, terminate, quit] = kinds.map(|kind| signal(kind).ok());
-    let (mut interrupt, mut terminate, mut quit) = (interrupt, terminate, quit);
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit(), SignalKind::hangup()];
+    let [mut interrupt, mut terminate, mut quit, mut hang_up] = kinds.map(|kind| signal(kind).ok());
     loop {
         let forwarded = tokio::select! {
             status = child.wait() => return code(status),
             () = next(&mut interrupt) => nix::sys::signal::Signal::SIGINT,
             () = next(&mut terminate) => nix::sys::signal::Signal::SIGTERM,
             () = next(&mut quit) => nix::sys::signal::Signal::SIGQUIT,
+            () = next(&mut hang_up) => nix::sys::signal::Signal::SIGHUP,
         };
         if let Some(process) = process {
             // It may have ended in this moment: then there is nobody to tell.
