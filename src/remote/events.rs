@@ -48,6 +48,7 @@ const RECENT: usize = 64;
 
 /// What a listener hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are events")]
 pub enum Notice {
     /// Something changed.
     Event(Event),

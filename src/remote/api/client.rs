@@ -119,11 +119,7 @@ impl HttpApi {
         let late = || Error::Deadline { what: what.clone(), after: start.elapsed() };
         let mut repetition = 0;
         loop {
-            // Written out because a reborrow of the sink inside of `map` would have to outlive the loop.
-            let sink = match &mut manifest {
-                Some(sink) => Some(&mut **sink as &mut dyn ManifestSink),
-                None => None,
-            };
+            let sink = manifest.as_mut().map(|sink| &mut **sink as &mut dyn ManifestSink);
             let attempt = timeout_at(deadline, self.attempt(call, &what, &request_id, sink)).await;
             let failure = match attempt {
                 Ok(Ok(answer)) => return Ok(answer),
