@@ -193,7 +193,7 @@ fn check_listings(tree: &Snapshot) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_tree_behaves_as_a_map_under_random_edits(steps in proptest::collection::vec(step(), 1..40)) {

@@ -138,7 +138,7 @@ fn edited(tree: &Snapshot, model: &Model, steps: &[Step]) -> (Snapshot, Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// What either side has changed is in the result: ours under its path, theirs under its path or beside it.
     #[test]
