@@ -174,6 +174,19 @@ pub struct KeepService {
     pub service_type: String,
     /// Whether it refuses writes.
     pub read_only: bool,
+    /// What it stores blocks on; of a proxy nothing.
+    pub volumes: Vec<Volume>,
+}
+
+/// One volume of a Keep service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// 27 characters, type `nyw5e`.
+    pub uuid: String,
+    /// How many copies a block on it counts for.
+    pub replication: u32,
+    /// Storage classes of its blocks.
+    pub storage_classes: Vec<String>,
 }
 
 impl Default for Configuration {

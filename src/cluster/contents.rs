@@ -118,6 +118,10 @@ impl Call<'_> {
                 }
                 Ok(Parent::Owned(vec![uuid.to_owned()]))
             }
+            // In the path it is looked up as a project; as a parameter it goes to the server as it is.
+            _ if request.text("uuid").is_none() => {
+                Err(Failure::not_found().about(format!("/arvados/v1/groups/{uuid}")))
+            }
             _ => Err(Failure::not_found()),
         }
     }

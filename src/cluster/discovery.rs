@@ -332,7 +332,7 @@ fn resources() -> Map<String, Value> {
             "parameters": {},
             "parameterOrder": [],
             "response": {},
-            "scopes": scopes(verb),
+            "scopes": scopes(true),
         });
         resources.insert(name.to_owned(), json!({"methods": {method: description}}));
     }
@@ -352,7 +352,7 @@ fn methods(resource: &Resource) -> Map<String, Value> {
             "description": format!("{verb} {path}"),
             "parameters": describe(parameters),
             "response": {"$ref": answer},
-            "scopes": scopes(verb),
+            "scopes": scopes(matches!(name, "get" | "list")),
         });
         if name == "get" {
             method["parameterOrder"] = json!(["uuid"]);
@@ -407,14 +407,18 @@ fn describe(parameters: &str) -> Map<String, Value> {
         if let Some(default) = default {
             parameter["default"] = default.into();
         }
+        if name.starts_with("replace_") {
+            parameter["properties"] = json!({});
+            parameter["additionalProperties"] = json!({"type": "string"});
+        }
         (name.to_owned(), parameter)
     });
     described.collect()
 }
 
-fn scopes(verb: &str) -> Value {
+fn scopes(read_only: bool) -> Value {
     let mut scopes = vec!["https://api.arvados.org/auth/arvados"];
-    if verb == "GET" {
+    if read_only {
         scopes.push("https://api.arvados.org/auth/arvados.readonly");
     }
     json!(scopes)

@@ -14,8 +14,8 @@ use actix_web::{App, HttpServer, web};
 use rand::RngExt;
 
 use super::api::Api;
-use super::configuration::{KeepService, Services, Shared};
-use super::directory::{Directory, KeepstoreSettings, Settings};
+use super::configuration::{self, KeepService, Services, Shared};
+use super::directory::{Directory, KeepstoreSettings, Settings, VolumeSettings};
 use super::faults::api::{ApiFaults, disturb};
 use super::faults::control::{self, Control};
 use super::faults::keep::KeepFaults;
@@ -179,6 +179,11 @@ fn advertised_host(listen: IpAddr, on_loopback: &str) -> String {
     name.unwrap_or_else(|| on_loopback.to_owned())
 }
 
+fn volume(stored: &VolumeSettings) -> configuration::Volume {
+    let (uuid, storage_classes) = (stored.uuid.clone(), stored.storage_classes.clone());
+    configuration::Volume { uuid, replication: stored.replication, storage_classes }
+}
+
 /// The addresses that clients are told.
 pub fn advertised(options: &Options, settings: &Settings, keepstores: &[Listener]) -> Services {
     let (name, address) = (advertised_host(options.listen, "localhost"), options.listen.to_string());
@@ -190,10 +195,14 @@ pub fn advertised(options: &Options, settings: &Settings, keepstores: &[Listener
         ssl: service_type == "proxy",
         service_type: service_type.to_owned(),
         read_only: false,
+        volumes: Vec::new(),
     };
     let disks = settings.keepstores.iter().zip(keepstores);
     let mut keep: Vec<_> = disks
-        .map(|(stored, running)| service(stored.uuid.clone(), &keep_host, running.address().port(), "disk"))
+        .map(|(stored, running)| KeepService {
+            volumes: stored.volumes.iter().map(volume).collect(),
+            ..service(stored.uuid.clone(), &keep_host, running.address().port(), "disk")
+        })
         .collect();
     let mut keepproxy = String::new();
     if options.keepproxy {

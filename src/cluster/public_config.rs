@@ -117,25 +117,24 @@ pub fn document(configuration: &Configuration) -> Value {
     })
 }
 
-/// One volume per Keep service, as far as clients are concerned.
+/// The volumes, and where each can be reached.
 fn volumes(configuration: &Configuration) -> Map<String, Value> {
-    let classes: Map<String, Value> =
-        configuration.storage_classes.keys().map(|name| (name.clone(), true.into())).collect();
-    let disks = configuration.services.keep.iter().filter(|service| service.service_type == "disk");
-    disks
-        .map(|service| {
-            let scheme = if service.ssl { "https" } else { "http" };
-            let address = format!("{scheme}://{}:{}/", service.host, service.port);
-            let tail = service.uuid.get(12..).unwrap_or_default();
-            let volume = json!({
-                "AccessViaHosts": {address: {"ReadOnly": service.read_only}},
+    let mut volumes = Map::new();
+    for service in &configuration.services.keep {
+        let scheme = if service.ssl { "https" } else { "http" };
+        let address = format!("{scheme}://{}:{}/", service.host, service.port);
+        for volume in &service.volumes {
+            let classes: Map<_, _> = volume.storage_classes.iter().map(|name| (name.clone(), true.into())).collect();
+            let shown = json!({
+                "AccessViaHosts": {address.as_str(): {"ReadOnly": service.read_only}},
                 "ReadOnly": service.read_only,
-                "Replication": configuration.default_replication,
+                "Replication": volume.replication,
                 "StorageClasses": classes,
             });
-            (configuration.reserved_uuid("nyw5e", tail), volume)
-        })
-        .collect()
+            volumes.insert(volume.uuid.clone(), shown);
+        }
+    }
+    volumes
 }
 
 /// As Go writes durations, trailing zero units dropped: `336h`, `1m`, `10s`, `1h30m`.

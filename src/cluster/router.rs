@@ -47,10 +47,6 @@ enum Outcome {
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// Paths without a model: their errors are Rails' own.
-const RAILS_PATHS: [&str; 6] =
-    ["keep_services", "computed_permissions", "permissions", "credentials", "user_agreements", "sys"];
-
 /// Answers a request. Blocking: runs on the blocking pool.
 pub fn answer(api: &Api, head: &Head, body: &Bytes) -> Answer {
     if head.raw_path.contains("//") {
@@ -110,11 +106,13 @@ fn redirect(head: &Head) -> Answer {
 
 /// Which server answers for a path.
 fn layer(raw_path: &str) -> Layer {
-    let Some(rest) = raw_path.strip_prefix("/arvados/v1/") else { return Layer::Rails };
+    let Some(rest) = raw_path.strip_prefix("/arvados/v1/") else {
+        return if raw_path.starts_with("/_health/") { Layer::Controller } else { Layer::Rails };
+    };
     let name = rest.split('/').next().unwrap_or_default();
     match MODELS.into_iter().find(|model| model.table == name) {
         Some(model) => model.layer,
-        None if matches!(name, "config" | "vocabulary") && !RAILS_PATHS.contains(&name) => Layer::Controller,
+        None if matches!(name, "config" | "vocabulary") => Layer::Controller,
         None => Layer::Rails,
     }
 }
@@ -153,9 +151,7 @@ fn route(api: &Api, head: &Head, body: &Bytes) -> Result<Routed> {
         }
         ["arvados", "v1", "config"] => found(public_config::document(&configuration)),
         ["arvados", "v1", "vocabulary"] => found(vocabulary::document(&configuration)),
-        ["arvados", "v1", "keep_services", "accessible"] => {
-            found(keep_services(api, Some(head.external_client), &request))
-        }
+        ["arvados", "v1", "keep_services", "accessible"] => found(keep_services(api, Some(head.external_client))),
         ["arvados", "v1", path @ ..] => {
             let session = session(api, head, &request)?;
             if !session.allows(&request.method, &request.path) {
@@ -177,7 +173,7 @@ fn session(api: &Api, head: &Head, request: &Request) -> Result<Session> {
     api.session_of(token)?.ok_or_else(Failure::not_logged_in)
 }
 
-fn keep_services(api: &Api, external: Option<bool>, _request: &Request) -> Value {
+fn keep_services(api: &Api, external: Option<bool>) -> Value {
     let configuration = api.configuration();
     let services: Vec<Value> = match external {
         Some(external) => keep_service::accessible(&configuration, external)
@@ -209,9 +205,9 @@ fn resource(api: &Api, session: Session, path: &[&str], request: &mut Request) -
     let method = method.as_str();
     match (model, path, method) {
         (None, ["permissions", uuid], "GET") => read(api, session, |call| permissions(call, uuid)),
-        (None, ["keep_services"], "GET") => Ok(Some(keep_services(api, None, request))),
+        (None, ["keep_services"], "GET") => Ok(Some(keep_services(api, None))),
         (None, ["keep_services", uuid], "GET") => {
-            let all = keep_services(api, None, request);
+            let all = keep_services(api, None);
             let found = all["items"].as_array().into_iter().flatten().find(|service| service["uuid"] == *uuid);
             found.cloned().map(Some).ok_or_else(Failure::not_found)
         }
@@ -223,6 +219,7 @@ fn resource(api: &Api, session: Session, path: &[&str], request: &mut Request) -
         }
         (Some(model), [_], "GET") => read(api, session, |call| call.list(model, request, None)),
         (Some(model), [_], "POST") => create(api, session, model, request),
+        (Some(model), [_], _) if model.layer == Layer::Controller => Err(Failure::no_endpoint(405)),
         (Some(_), ["users", "current"], "GET") => {
             read(api, session, |call| account(call, &call.session.user_uuid, request))
         }
@@ -378,11 +375,17 @@ fn single(
 
 fn trash(call: &Call<'_>, model: &'static Model, uuid: &str, action: &str, request: &Request) -> Result<Value> {
     let shape = Shape::of_request(request, model, Place::Single)?;
-    let record = match action {
-        "trash" => call.trash(model, uuid, false)?,
-        _ => call.untrash(model, uuid, request.flag("ensure_unique_name"))?,
-    };
-    call.present(&record, &shape)
+    if action == "trash" {
+        return call.present(&call.trash(model, uuid, false)?, &shape);
+    }
+    let record = call.untrash(model, uuid, request.flag("ensure_unique_name"))?;
+    let mut shown = call.present(&record, &shape)?;
+    // The real server decides about signatures before it takes the record out of the trash (recorded:
+    // collections/03-untrash-after-delete).
+    if shown.get("manifest_text").is_some() {
+        shown["manifest_text"] = call.manifest_text(record.text("manifest"))?.as_ref().into();
+    }
+    Ok(shown)
 }
 
 fn account(call: &Call<'_>, uuid: &str, request: &Request) -> Result<Value> {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::cluster::answer::Failure;
 use crate::cluster::call::Call;
 use crate::cluster::record::collection::content::Content;
-use crate::cluster::record::{MODELS, Record, collection, group, user};
+use crate::cluster::record::{MODELS, Record, collection, group, token, user};
 
 /// Records to import: by table, each an object of attributes; of collections with `manifest_text`.
 ///
@@ -59,9 +59,11 @@ impl Call<'_> {
         self.add_permission(&nobody, "can_read", &anonymous)?;
         self.add_permission(&everybody, "can_read", &anonymous)?;
         self.add_permission(&anonymous, "can_read", &favorites)?;
+        // Everybody can read the empty collection (protocol.md 4.3).
         let mut empty = Record::new(&collection::MODEL);
         empty.set("name", "empty collection");
-        self.import_record(&mut empty)
+        self.import_record(&mut empty)?;
+        self.add_permission(&anonymous, "can_read", empty.uuid())
     }
 
     fn add_user(&self, uuid: &str, email: &str, first_name: &str, is_root: bool) -> Result<(), Failure> {
@@ -77,11 +79,8 @@ impl Call<'_> {
         self.identify(&mut record);
         self.insert(&mut record)?;
         self.log("create", None, Some(&record))?;
-        if !is_root {
-            let system_group = self.configuration.reserved_uuid(group::MODEL.infix, "000000000000000");
-            self.add_permission(&system_group, "can_manage", uuid)?;
-        }
-        Ok(())
+        let system_group = self.configuration.reserved_uuid(group::MODEL.infix, "000000000000000");
+        self.add_permission(&system_group, "can_manage", uuid)
     }
 
     /// Imports records as they are.
@@ -143,7 +142,12 @@ impl Call<'_> {
                     ("is_active", json!(true)),
                 ]);
             }
-            _ => defaults.push(("scopes", json!(["all"]))),
+            table if table == token::MODEL.table => {
+                record.set("modified_at", Value::Null);
+                record.set("modified_by_user_uuid", Value::Null);
+                defaults.push(("scopes", json!(["all"])));
+            }
+            _ => {}
         }
         for (name, value) in defaults {
             if record.get(name).is_null() && record.model.attribute(name).is_some() {

@@ -215,7 +215,6 @@ fn leading_number(text: &str) -> Option<i64> {
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::cluster::record::collection::MODEL;
 
     #[test]

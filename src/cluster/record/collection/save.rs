@@ -69,7 +69,7 @@ impl Call<'_> {
         };
         let mut text = given;
         if let Some(edits) = edit::Files::parse(replace_files)? {
-            text = Some(self.replace_files(current, &edits, text.unwrap_or_default())?);
+            text = Some(self.replace_files(current, &edits, &text.unwrap_or_default())?);
         }
         if let Some(edits) = edit::Segments::parse(replace_segments)? {
             text = self.replace_segments(current, &edits, text)?;
