@@ -1,13 +1,16 @@
 //! The cluster that answers: the embedded one, set up as the recorded one was.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arvados::cluster::clock::{ShiftedClock, Timestamp};
 use arvados::cluster::configuration::{Configuration, Secret, StorageClass};
+use arvados::cluster::seed::Seed;
 use arvados::cluster::{self, KeepstoreLayout, Options, Running};
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::replay::{Services, service_of};
@@ -22,6 +25,9 @@ pub const BOB: &str = "v2/zzzzz-gj3su-pmrqfx1j4dhakrr/notasecretbob0000000000000
 pub const ROOT: &str = "systemroottoken0000000000000000000000000000000000000000";
 const MANAGEMENT: &str = "managementtoken000000000000000000000000000000000000000";
 const ANONYMOUS: &str = "anonymoustoken00000000000000000000000000000000000000";
+
+/// When the recorded cluster was set up.
+const STARTED: &str = "2026-11-22T20:37:37.179426Z";
 
 /// A cluster of its own in a folder that goes away with it.
 pub struct Cluster {
@@ -52,10 +58,13 @@ impl Cluster {
         ];
         let data = TempDir::new().expect("a temporary folder");
         let clock = Arc::new(ShiftedClock::default());
+        clock.set(Timestamp::parse(STARTED).expect("a good time"));
         let options = Options {
             keepstores: Some(keepstores),
             configuration: Some(configuration),
             clock: clock.clone(),
+            keepproxy: true,
+            seed: Some(seed()),
             ..Options::new(data.path())
         };
         let running = cluster::Cluster::start(options).unwrap_or_else(|error| panic!("{error}"));
@@ -65,7 +74,15 @@ impl Cluster {
     /// The services by the addresses they have in the recordings.
     pub fn services(&self) -> Services {
         let keepstore = |index: usize| Service { address: self.running.keepstores()[index].address(), tls: false };
-        vec![("127.0.0.1:17107", keepstore(0)), ("127.0.0.1:17108", keepstore(1)), ("127.0.0.1:17001", self.api())]
+        let services = &self.running.configuration().load().services;
+        let proxy = services.keep.iter().find(|service| service.service_type == "proxy").expect("a keepproxy");
+        let proxy = Service { address: SocketAddr::new(self.running.address().ip(), proxy.port), tls: true };
+        vec![
+            ("127.0.0.1:17107", keepstore(0)),
+            ("127.0.0.1:17108", keepstore(1)),
+            ("localhost:17008", proxy),
+            ("127.0.0.1:17001", self.api()),
+        ]
     }
 
     fn api(&self) -> Service {
@@ -115,4 +132,25 @@ impl Cluster {
         let mark = self.volume().join("full");
         if full { std::os::unix::fs::symlink(at.timestamp().to_string(), mark) } else { std::fs::remove_file(mark) }
     }
+}
+
+/// Users and tokens that were there before the first recording.
+fn seed() -> Seed {
+    let user = |uuid: &str, name: &str, created: &str, modified: &str| {
+        json!({
+            "uuid": uuid, "email": format!("{name}@example.com"), "username": name, "is_active": true,
+            "created_at": created, "modified_at": modified,
+        })
+    };
+    let token = |token: &str, owner: &str| {
+        let parts: Vec<_> = token.split('/').collect();
+        json!({"uuid": parts[1], "owner_uuid": owner, "api_token": parts[2], "created_by_ip_address": "127.0.0.1"})
+    };
+    let (alice, bob) = ("zzzzz-tpzed-7w0agpip40gh795", "zzzzz-tpzed-azhu0pbeer5f9on");
+    let users = [
+        user(alice, "alice", "2026-11-22T20:39:42.363397Z", "2026-11-22T20:39:42.363769Z"),
+        user(bob, "bob", "2026-11-22T20:39:42.687599Z", "2026-11-22T20:39:42.688128Z"),
+    ];
+    let tokens = [token(ALICE, alice), token(BOB, bob)];
+    [("users".to_owned(), json!(users)), ("api_client_authorizations".to_owned(), json!(tokens))].into_iter().collect()
 }
