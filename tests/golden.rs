@@ -107,7 +107,6 @@ fn what_is_not_covered_is_listed_with_a_reason() {
 /// The proof itself. The details of a failure go to the standard output; with `GOLDEN_REPORT` they go to that file, those
 /// of the recordings listed as uncovered too.
 #[test]
-#[ignore = "the API is not there yet"]
 fn the_embedded_cluster_answers_as_the_recorded_one_did() {
     let cluster = Cluster::start();
     let outcomes = Replay::new(&cluster).run();

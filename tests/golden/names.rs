@@ -27,7 +27,9 @@ impl Names {
             here: HashMap::new(),
             taken: HashMap::new(),
             words: Vec::new(),
-            uuid: Regex::new(r"\b[0-9a-z]{5}-[0-9a-z]{5}-[0-9a-z]{15}\b").expect("a good pattern"),
+            // Also after a percent-encoding, whose digits look like a part of the word.
+            uuid: Regex::new(r"(^|[^0-9a-z]|%[0-9A-F]{2})([0-9a-z]{5}-[0-9a-z]{5}-[0-9a-z]{15})\b")
+                .expect("a good pattern"),
             tail: Regex::new(r"\(([0-9a-z]{15})\)").expect("a good pattern"),
         }
     }
@@ -62,12 +64,12 @@ impl Names {
 
     /// Whether a text is a uuid.
     pub fn is_uuid(&self, text: &str) -> bool {
-        self.uuid.find(text).is_some_and(|found| found.len() == text.len())
+        text.len() == 27 && self.uuid.is_match(text)
     }
 
     /// A recorded text with the names of this run.
     pub fn translate(&self, recorded: &str) -> String {
-        let known = |found: &Captures<'_>| self.here(&found[0]).unwrap_or(&found[0]).to_owned();
+        let known = |found: &Captures<'_>| format!("{}{}", &found[1], self.here(&found[2]).unwrap_or(&found[2]));
         let mut text = self.uuid.replace_all(recorded, known).into_owned();
         let tail =
             |found: &Captures<'_>| self.here(&found[1]).map_or_else(|| found[0].to_owned(), |tail| format!("({tail})"));
