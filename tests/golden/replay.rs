@@ -59,7 +59,14 @@ impl<'a> Replay<'a> {
     pub fn run(mut self) -> Vec<Outcome> {
         let mut steps = preparation::all().into_iter().peekable();
         let mut outcomes = Vec::new();
-        for recording in recording::all() {
+        let mut discovery = Value::Null;
+        for mut recording in recording::all() {
+            // Recorded once, and identical.
+            match recording.response.as_mut() {
+                Some(response) if recording.name == "01-discovery" => discovery = response.body.clone(),
+                Some(response) if response.body == "(as in 01-discovery)" => response.body = discovery.clone(),
+                _ => {}
+            }
             let mut differences = Vec::new();
             while let Some(step) = steps.next_if(|step| step.before <= recording.seq) {
                 differences.extend(self.prepare(&step).err());
@@ -73,8 +80,18 @@ impl<'a> Replay<'a> {
     }
 
     fn one(&mut self, recording: &Recording) -> (Vec<Difference>, Closeness) {
-        self.set_time(moment(recording));
+        if recording.frames.is_empty() {
+            self.set_time(moment(recording));
+        }
         if let Some(request) = &recording.request {
+            let mut request = request.clone();
+            // A locator that is none to most eyes, so its signature was not made anew with the published key.
+            if recording.name == "03-create-manifest-uppercase-hash"
+                && let Some(Value::String(text)) = request.body.pointer_mut("/collection/manifest_text")
+            {
+                *text = signature::sign_all(&signature::strip(text), ALICE, self.expiry());
+            }
+            let request = &request;
             let token = self.token(request);
             return match self.send(request) {
                 Ok(answer) => comparison::answers(recording, &answer, &mut self.names, &token, rules(recording)),
@@ -88,6 +105,11 @@ impl<'a> Replay<'a> {
         let differences = events.replay(self, recording);
         self.events = events;
         (differences, Closeness::Exact)
+    }
+
+    /// When a signature made now expires.
+    fn expiry(&self) -> i64 {
+        self.time.timestamp() + signature::TTL
     }
 
     /// Time only goes on, but for preparations that happened long before.
@@ -214,6 +236,8 @@ fn rules(recording: &Recording) -> Rules {
     match recording.name.as_str() {
         "01-config" => Rules { types_only: true, ..Rules::default() },
         "01-discovery" | "01-discovery-bad-token" => Rules { prose: true, ..Rules::default() },
+        "02-keep-services-list" => Rules { spirit: true, any_time: true, ..Rules::default() },
+        name if name.contains("keep-services") => Rules { any_time: true, ..Rules::default() },
         // Three of many, by their uuids.
         "03-list-filter-pdh" => Rules { spirit: true, ..Rules::default() },
         _ => Rules::default(),

@@ -17,7 +17,7 @@ fn signature(hash: &str, token: &str, expiry: &str) -> String {
 
 /// Every unsigned locator in `text`, signed for `token` until `expiry`, in seconds since 1970.
 pub fn sign_all(text: &str, token: &str, expiry: i64) -> String {
-    let locator = Regex::new(r"(^|[ \n])([0-9a-f]{32})((?:\+[^ \n]*)?)").expect("a good pattern");
+    let locator = Regex::new(r"(^|[ \n])([0-9a-fA-F]{32})((?:\+[^ \n]*)?)").expect("a good pattern");
     let expiry = format!("{expiry:08x}");
     locator
         .replace_all(text, |found: &Captures<'_>| {

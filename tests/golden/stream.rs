@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 
 use super::cluster::{ALICE, BOB, Cluster, ROOT};
 use super::comparison::{self, Difference};
-use super::recording::Recording;
+use super::recording::{Frame, Recording};
 use super::replay::{Replay, problem, time};
 use super::wire::Stream;
 
@@ -78,7 +78,7 @@ impl Events {
                     }
                     differences.extend(found);
                 }
-                _ => differences.extend(api(replay, frame, &path).err()),
+                _ => differences.extend(api(replay, frame, created(&recording.frames[index..]), &path).err()),
             }
         }
         differences.extend(socket.silence());
@@ -93,9 +93,10 @@ impl Events {
     fn outgoing(&self, replay: &Replay<'_>, frame: &Value) -> Value {
         let mut frame: Value = serde_json::from_str(&replay.names.translate(&frame.to_string())).unwrap_or_default();
         if let Some(recorded) = frame["last_log_id"].as_i64()
-            && let Some((_, id)) = self.ids.range(..=recorded).next_back()
+            && let Some((known, id)) = self.ids.range(..=recorded).next_back()
         {
-            frame["last_log_id"] = json!(id);
+            // Some logs caused no event on this stream.
+            frame["last_log_id"] = json!(id + recorded - known);
         }
         frame
     }
@@ -167,8 +168,16 @@ fn connect(cluster: &Cluster, name: &str) -> Result<Socket, String> {
     Ok(Socket(socket))
 }
 
+/// What the recording calls the object that the first of these frames, a request, creates: the next event tells.
+fn created(frames: &[Frame]) -> Option<&str> {
+    let [request, later @ ..] = frames else { return None };
+    let mut until_next = later.iter().take_while(|frame| frame.method != "POST");
+    let event = until_next.find(|frame| frame.dir == "s->c" && frame.frame["event_type"] == "create")?;
+    event.frame["object_uuid"].as_str().filter(|_| request.method == "POST")
+}
+
 /// A request made while the stream was recorded.
-fn api(replay: &Replay<'_>, frame: &super::recording::Frame, path: &str) -> Result<(), Difference> {
+fn api(replay: &mut Replay<'_>, frame: &Frame, creates: Option<&str>, path: &str) -> Result<(), Difference> {
     let root = frame.path.ends_with("(root)");
     let target = frame.path.trim_end_matches(" (root)");
     let body = match &frame.body {
@@ -181,6 +190,13 @@ fn api(replay: &Replay<'_>, frame: &super::recording::Frame, path: &str) -> Resu
         .request(&frame.method, target, &body, token)
         .map_err(|error| problem(&format!("{path}.request"), "an answer", error))?;
     if Some(answer.status) == frame.status {
+        let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        if let (Some(recorded), Some(uuid)) = (creates, json["uuid"].as_str())
+            && replay.names.here(recorded).is_none()
+            && !replay.names.is_taken(uuid)
+        {
+            replay.names.bind(recorded, uuid);
+        }
         return Ok(());
     }
     let got = format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body));
