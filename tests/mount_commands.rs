@@ -1,0 +1,182 @@
+//! The mount as a command: background, signals, exit status, unmounting, `--exec`, what it writes where.
+
+mod mount_support;
+mod support;
+
+use mount_support::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Cluster, LIMIT, arvados, run, until, wait};
+
+fn is_mounted(path: &Path) -> bool {
+    let path = path.to_str().unwrap().replace(' ', "\\040");
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().any(|line| line.split(' ').nth(4) == Some(&path))
+}
+
+fn mount_command(cluster: &Cluster) -> Command {
+    let mut command = arvados();
+    command.arg("mount").envs(cluster.environment(None));
+    command
+}
+
+#[test]
+fn daemon_returns_when_mounted_and_unmount_needs_no_cluster() {
+    let cluster = Cluster::start();
+    let directory = tempfile::tempdir().unwrap();
+    // A name with a space, which upstream does not find in the list of mounts.
+    let path = directory.path().join("mount point");
+    fs::create_dir(&path).unwrap();
+    let output = run(mount_command(&cluster).args(["--home", "--subtype", "test"]).arg(&path), LIMIT);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(is_mounted(&path));
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    let unmount = |subtype: &str| {
+        let mut command = arvados();
+        command.args(["mount", "--unmount", "--subtype", subtype]).arg(&path);
+        command.env_remove("ARVADOS_API_HOST").env_remove("ARVADOS_API_TOKEN");
+        run(&mut command, LIMIT)
+    };
+    assert!(unmount("other").status.success() && is_mounted(&path), "another subtype is left alone");
+    let output = unmount("test");
+    assert!(output.status.success() && !is_mounted(&path), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = unmount("test");
+    assert!(
+        output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(),
+        "nothing to do is no error"
+    );
+}
+
+#[test]
+fn what_goes_wrong_is_said_where_the_command_was_typed() {
+    let cluster = Cluster::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("mnt");
+    let output = run(mount_command(&cluster).arg(&path), LIMIT);
+    assert_eq!(output.status.code(), Some(1), "no such directory");
+    assert!(!output.stderr.is_empty());
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("x"), "").unwrap();
+    let output = run(mount_command(&cluster).arg(&path), LIMIT);
+    assert_eq!(output.status.code(), Some(1), "not empty");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"));
+    fs::remove_file(path.join("x")).unwrap();
+    let wrong = "v2/zzzzz-gj3su-000000000000000/wrongwrongwrongwrongwrongwrongwrongwrongwrong";
+    let output = run(mount_command(&cluster).env("ARVADOS_API_TOKEN", wrong).arg(&path), LIMIT);
+    assert_eq!(output.status.code(), Some(1), "a token that is none");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("401") && !text.contains("wrongwrong"), "{text}");
+    assert!(!is_mounted(&path));
+}
+
+#[test]
+fn writing_is_refused_until_it_can_be_done() {
+    for option in [&["--read-write"][..], &["--mount-tmp", "tmp"]] {
+        let output = run(arvados().arg("mount").args(option).arg("/nonexistent"), LIMIT);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("not available yet"));
+    }
+}
+
+#[test]
+fn signals_end_an_idle_mount_with_status_0() {
+    let cluster = Cluster::start();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut mount = cluster.mount(&["--home"]);
+        std::thread::sleep(Duration::from_millis(300));
+        let start = Instant::now();
+        kill(Pid::from_raw(mount.process.id() as i32), signal).unwrap();
+        let status = wait(&mut mount.process, LIMIT).expect("it ends");
+        assert_eq!(status.code(), Some(0), "{signal}: {}", mount.log());
+        assert!(start.elapsed() < Duration::from_secs(5), "{signal}: {:?}", start.elapsed());
+        assert!(!mount.is_mounted());
+    }
+}
+
+#[test]
+fn signal_ends_a_mount_that_is_in_use() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let made = client.collection("used", None, client.manifest(&[("f", b"foo")]));
+    let mut mount = cluster.mount(&["--collection", &made.hash, "--unmount-timeout=1"]);
+    let open = fs::File::open(mount.path().join("f")).unwrap();
+    kill(Pid::from_raw(mount.process.id() as i32), Signal::SIGTERM).unwrap();
+    let status = wait(&mut mount.process, LIMIT).expect("it ends");
+    assert_eq!(status.code(), Some(0));
+    assert!(!mount.is_mounted());
+    let read = std::os::unix::fs::FileExt::read_at(&open, &mut [0; 3], 0);
+    assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::ENOTCONN), "it is told that the file system is gone");
+}
+
+#[test]
+fn killed_mount_leaves_nobody_hanging_and_is_replaced() {
+    let cluster = Cluster::start();
+    let mut mount = cluster.mount(&["--all"]);
+    let path = mount.path();
+    // Somebody is always in the middle of a request.
+    let walkers: Vec<_> = (0..4)
+        .map(|_| {
+            let path = path.clone();
+            std::thread::spawn(move || while fs::read_dir(path.join("home")).is_ok() {})
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    mount.process.kill().unwrap();
+    mount.process.wait().unwrap();
+    until("the users of a dead mount", || walkers.iter().all(|walker| walker.is_finished()));
+    assert_eq!(fs::read_dir(&path).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    let mut command = mount_command(&cluster);
+    let mut next =
+        command.args(["--foreground", "--replace", "--all"]).arg(&path).stderr(Stdio::null()).spawn().unwrap();
+    until("the next mount", || fs::read_dir(path.join("home")).is_ok());
+    assert!(run(arvados().args(["mount", "--unmount"]).arg(&path), LIMIT).status.success());
+    assert_eq!(wait(&mut next, LIMIT).and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn exec_has_the_status_of_its_command_and_leaves_nothing_mounted() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    client.collection("seen", None, client.manifest(&[("f", b"foo")]));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let output = run(mount_command(&cluster).args(["--home", "--exec", "ls"]).arg(path).arg("--").arg(path), LIMIT);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"seen\n"[..]));
+    for (script, status) in [("exit 7", 7), ("kill -TERM $$", 241)] {
+        let output = run(mount_command(&cluster).arg("--home").arg(path).args(["--exec", "sh", "-c", script]), LIMIT);
+        assert_eq!(output.status.code(), Some(status), "{script}");
+        assert!(!is_mounted(path));
+    }
+    let output = run(mount_command(&cluster).arg("--home").arg(path).args(["--exec", "/no/such/program"]), LIMIT);
+    assert_eq!(output.status.code(), Some(libc::ENOENT));
+}
+
+#[test]
+fn statistics_count_the_bytes_that_were_read() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let made = client.collection("counted", None, client.manifest(&[("f", &[b'x'; 100_000])]));
+    let mount = cluster.mount(&["--crunchstat-interval=0.2", "--collection", &made.hash]);
+    assert_eq!(fs::read(mount.path().join("f")).unwrap().len(), 100_000);
+    until("the lines", || {
+        let log = mount.log();
+        let has = |start: &str| {
+            log.lines().any(|line| line.starts_with(start) && line.contains(" -- interval 0.2000 seconds "))
+        };
+        has("crunchstat: blkio:0:0 0 write 100000 read")
+            && has("crunchstat: net:keep0 0 tx 100000 rx")
+            && has("crunchstat: fuseop:read ")
+    });
+}
+
+#[test]
+fn log_lines_have_the_form_that_callers_know() {
+    let cluster = Cluster::start();
+    let mount = cluster.mount(&["--mount-by-id", "by_id"]);
+    assert!(fs::metadata(mount.path().join("by_id/zzzzz-4zz18-aaaaaaaaaaaaaaa")).is_err());
+    let marker = format!("[{}] WARNING: ", mount.process.id());
+    until("the line", || mount.log().lines().any(|line| line.contains(&marker) && line[20..].starts_with("arvados.")));
+}
