@@ -3,7 +3,7 @@
 //! The line has the request id that the client gave (or got), so that its own log can be matched with ours. It has neither
 //! headers nor query: tokens and names of files are in there.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -15,6 +15,11 @@ use super::metrics::{self, Metrics};
 
 /// Name of the API in logs and metrics.
 const SERVICE: &str = "api";
+
+/// A duration as the request log has it: milliseconds, three digits after the point.
+pub fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e3
+}
 
 /// Answers `GET /metrics`.
 pub async fn metrics(
@@ -53,7 +58,7 @@ pub async fn observe<B: MessageBody>(
         }
         Err(error) => (error.as_response_error().status_code().as_u16(), 0, None),
     };
-    let milliseconds = took.as_secs_f64() * 1e3;
+    let milliseconds = milliseconds(took);
     let (method, received) = (method.as_str(), received.unwrap_or(0));
     tracing::info!(
         target: "arvados::cluster::requests",

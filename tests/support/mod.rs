@@ -154,10 +154,27 @@ impl Cluster {
 
     /// `kill -9`, and a new start on the same data.
     pub fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// A new start on the same data.
+    pub fn restart(&mut self) {
         self.process = Cluster::spawn(&self.data().parent().unwrap().to_owned(), &self.options);
         self.wait_until_ready();
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = nix::unistd::Pid::from_raw(self.process.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        wait(&mut self.process, LIMIT).expect("it does not end on SIGTERM")
     }
 
     /// The variables that `arvados cluster env` prints, and folders of the test's own for caches and settings.

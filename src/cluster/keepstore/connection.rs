@@ -28,6 +28,7 @@ use super::upload::{self, Upload};
 use super::{Keepstore, read};
 use crate::cluster::configuration::random_base36;
 use crate::cluster::faults::keep::{Effect, KeepFaults};
+use crate::cluster::request_log::milliseconds;
 
 /// A connection without requests is closed after so long. Clients close theirs sooner.
 const IDLE: Duration = Duration::from_secs(300);
@@ -266,7 +267,7 @@ impl<'a> Exchange<'a> {
             || path.split('/').next().unwrap_or_default().chars().take(40).collect(),
             |hash| hash.to_string(),
         );
-        let milliseconds = took.as_secs_f64() * 1e3;
+        let milliseconds = milliseconds(took);
         let (service, method) = (keepstore.name.as_str(), head.method.as_str());
         let failure = outcome.as_ref().err().map(ToString::to_string);
         tracing::info!(
