@@ -261,7 +261,7 @@ fn interpret(name: &str, text: &str) -> Result<Value, Failure> {
         });
     }
     if FLAGS.contains(&name) {
-        return Ok(!matches!(text, "" | "false" | "0")).map(Value::Bool);
+        return Ok(Value::Bool(!matches!(text, "" | "false" | "0")));
     }
     if TEXTS.contains(&name) {
         return Ok(text.into());
