@@ -9,6 +9,7 @@
 //! | [`hash`] | the MD5 of a block |
 //! | [`locator`] | `hash+size+hints`, with its signature kept out of logs |
 //! | [`portable_data_hash`] | the name of a collection's content |
+//! | [`quote`] | texts in messages, as the controller quotes them |
 //! | [`signature`] | permission signatures: making, checking, stripping, for a locator and for a manifest |
 //! | [`manifest`] | the text of a collection: lines, names, what the API server accepts, the two normal forms |
 //! | [`replace_files`] | what the server makes of `replace_files` and `replace_segments` |
@@ -20,6 +21,7 @@ pub mod hash;
 pub mod locator;
 pub mod manifest;
 pub mod portable_data_hash;
+pub mod quote;
 pub mod replace_files;
 pub mod signature;
 

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use crate::cluster::configuration::random_base36;
 use crate::cluster::record::Layer;
 
+pub use crate::keep::quote::quoted;
+
 /// Who refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -149,32 +151,6 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// A text as Go's `%q` shows it in messages.
-pub fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            '\r' => out.push_str("\\r"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if u32::from(c) < 0x20 || c == '\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            '\u{80}'..='\u{a0}' | '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202f}' | '\u{feff}' => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,10 +166,5 @@ mod tests {
         assert_eq!(shown(Failure::not_found(), Layer::Rails), "Path not found (req-1)");
         assert_eq!(shown(Failure::controller(400, "bad"), Layer::Rails), "bad");
         assert_eq!(Failure::overloaded().body(Layer::Controller, "", "", 0), None);
-    }
-
-    #[test]
-    fn texts_are_quoted_as_go_does() {
-        assert_eq!(quoted("a\"b\\c\n\u{7f}é\u{a0}"), r#""a\"b\\c\n\x7fé\u00a0""#);
     }
 }

@@ -110,10 +110,15 @@ impl Directory {
             return Ok(());
         };
         let mut directory = self;
-        for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
-            directory = directory
-                .subdirectory(parent.as_bytes())
-                .ok_or_else(|| Refusal::TargetUnderFile { target: target.to_owned() })?;
+        let mut above = parents.split('/').filter(|parent| !parent.is_empty()).peekable();
+        while let Some(parent) = above.next() {
+            directory = directory.subdirectory(parent.as_bytes()).ok_or_else(|| {
+                let target = target.to_owned();
+                match above.peek() {
+                    Some(_) => Refusal::ParentUnderFile { target },
+                    None => Refusal::TargetUnderFile { target },
+                }
+            })?;
         }
         directory.entries.insert(name.as_bytes().to_vec(), node);
         Ok(())

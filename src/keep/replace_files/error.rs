@@ -4,6 +4,7 @@
 //! succeed, which is why a client should find them here before it sends.
 
 use super::reader::ReadError;
+use crate::keep::quote::quoted;
 
 /// A refusal, or a source that could not be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,17 +25,17 @@ pub enum Refusal {
         "invalid request: attrs['manifest_text'] was provided, but would not be used because it is not referenced by any 'replace_files' entry"
     )]
     UnusedManifestText,
-    #[error("invalid replace_files target: {target:?}")]
+    #[error("invalid replace_files target: {}", quoted(.target))]
     InvalidTarget { target: String },
-    #[error("replace_files: cannot operate on target {target:?} inside non-empty target {outer:?}")]
+    #[error("replace_files: cannot operate on target {} inside non-empty target {}", quoted(.target), quoted(.outer))]
     TargetInsideTarget { target: String, outer: String },
     #[error(
-        "invalid source {from:?} for replace_files[{target:?}]: must be \"\" or \"SRC\" or \"SRC/path\" where SRC is \"current\", \"manifest_text\", or a portable data hash"
+        "invalid source {} for replace_files[{}]: must be \"\" or \"SRC\" or \"SRC/path\" where SRC is \"current\", \"manifest_text\", or a portable data hash", quoted(.from), quoted(.target)
     )]
     InvalidSource { from: String, target: String },
-    #[error("replace_files: nonexistent source {from:?}")]
+    #[error("replace_files: nonexistent source {}", quoted(.from))]
     MissingInCurrent { from: String },
-    #[error("error getting snapshot of {path:?} from {from:?}: {reason}")]
+    #[error("error getting snapshot of {} from {}: {reason}", quoted(.path), quoted(.from))]
     MissingInSource { path: String, from: String, reason: &'static str },
     #[error("replace_files: malformed manifest_text: {error}")]
     MalformedManifestText { error: ReadError },
@@ -45,8 +46,11 @@ pub enum Refusal {
     CurrentWithoutSlash,
     #[error("{from}: {reason}")]
     BadCurrentPath { from: String, reason: &'static str },
-    #[error("error splicing snapshot onto path {target:?}: open {target}: not a directory")]
+    #[error("error splicing snapshot onto path {}: open {target}: not a directory", quoted(.target))]
     TargetUnderFile { target: String },
+    /// The file stands further up than the directory of the target.
+    #[error("error creating parent dirs for {}: not a directory", quoted(.target))]
+    ParentUnderFile { target: String },
     #[error(
         "error splicing snapshot onto path \"/\": cannot use Splice to replace a top-level directory with a file: invalid operation"
     )]

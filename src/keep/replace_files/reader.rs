@@ -5,6 +5,7 @@
 
 use super::directory::{Directory, FilePiece, MAX_DEPTH, Origin};
 use crate::keep::manifest::unescape;
+use crate::keep::quote::quoted;
 use std::sync::Arc;
 
 /// Why the reader refuses a text. In the controller's words, but for signatures, which are not shown.
@@ -19,9 +20,9 @@ pub struct ReadError {
 enum Reason {
     #[error("no trailing newline")]
     NoNewline,
-    #[error("bad locator {0:?}")]
+    #[error("bad locator {}", quoted(.0))]
     Locator(String),
-    #[error("bad file segment {0:?}")]
+    #[error("bad file segment {}", quoted(.0))]
     FileToken(String),
     #[error("no file segments")]
     NoFiles,
@@ -29,9 +30,9 @@ enum Reason {
     NoLocators,
     #[error("no stream name")]
     NoStreamName,
-    #[error("invalid segment in {size}-byte stream: {token:?}")]
+    #[error("invalid segment in {size}-byte stream: {}", quoted(.token))]
     Beyond { size: u64, token: String },
-    #[error("cannot use name {name:?} with length {length}: {reason}")]
+    #[error("cannot use name {} with length {length}: {reason}", quoted(.name))]
     Name { name: String, length: u64, reason: &'static str },
 }
 
