@@ -117,6 +117,11 @@ impl BlockTable {
         self.odd.get(&block).map_or(u64::from(self.packed[block as usize].size), |odd| odd.size)
     }
 
+    /// Whether a block's locator is not of the usual shape; only then may it lack a size.
+    pub(super) fn is_odd(&self, block: u32) -> bool {
+        self.odd.contains_key(&block)
+    }
+
     pub(super) fn locator(&self, block: u32) -> Locator {
         match self.odd.get(&block) {
             Some(odd) => odd.locator.clone(),

@@ -133,6 +133,8 @@ fn a_block_without_size_is_read_where_that_has_a_meaning() {
     let foo: Vec<_> = tree.segments(tree.find(b"foo").unwrap(), 0, 9).collect();
     assert_eq!((foo[0].block_offset, foo[0].length), (0, 3));
     assert_eq!(tree.locator(foo[0].block).as_str(), bare);
+    let twice = Snapshot::parse(&expand(&format!(". {bare} 0:2:foo\n. B 0:3:bar\n. {bare} 1:2:foo\n"))).unwrap();
+    assert_eq!(twice.to_manifest(Form::Python), expand(". B F 0:3:bar 3:2:foo 4:2:foo\n"));
     let error = Snapshot::parse(&expand(&format!(". F 0:3:x\n. {bare} B 0:3:foo\n"))).err().unwrap();
     assert_eq!(error.to_string(), "manifest line 2: block 1 has no size and is not the last of its stream");
 }

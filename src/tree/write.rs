@@ -1,4 +1,8 @@
 //! From a tree back to a manifest, in either normal form.
+//!
+//! Locators come out as they went in, but for one thing: a block without size is written with the size that its files say it
+//! has. A directory's files share one line, where every block but the last needs a size; without, nobody could read
+//! the text. (No other client reads a collection with such a block at all, so that a save mends it.)
 
 use super::{BlockId, NodeId, Snapshot};
 use crate::keep::manifest::{Form, Piece, Writer};
@@ -74,15 +78,28 @@ impl Snapshot {
         // Most trees have no newer signatures, and then nothing is made of a block but its number.
         match self.overlay.renewed.is_some() && self.renewed(&self.own_locator(block)).is_some() {
             true => Listed::Renewed(self.block_hash(block)),
-            false => Listed::Own(block),
+            false => Listed::Own(self.with_size(block).map_or(block, |(_, same)| same)),
         }
+    }
+
+    /// Of a block without size, the locator with one, and the block that has this locator: itself or another.
+    fn with_size(&self, block: BlockId) -> Option<(Locator, BlockId)> {
+        if self.added_block(block).is_none() && !self.base.blocks.is_odd(block.0) {
+            return None;
+        }
+        let own = self.own_locator(block);
+        let bare = own.size().is_none().then(|| own.as_str().split_at(BlockHash::TEXT_LENGTH))?;
+        let sized: Locator = format!("{}+{}{}", bare.0, self.block_size(block), bare.1).parse().ok()?;
+        let same = self.base.blocks.find_text(&sized).map_or(block, BlockId);
+        Some((sized, same))
     }
 
     fn push_listed(&self, text: &mut String, listed: Listed) {
         match listed {
-            Listed::Own(block) => match self.added_block(block) {
-                Some(added) => text.push_str(added.locator.as_str()),
-                None => self.base.blocks.push_locator(text, block.0),
+            Listed::Own(block) => match (self.with_size(block), self.added_block(block)) {
+                (Some((sized, _)), _) => text.push_str(sized.as_str()),
+                (None, Some(added)) => text.push_str(added.locator.as_str()),
+                (None, None) => self.base.blocks.push_locator(text, block.0),
             },
             Listed::Renewed(hash) => {
                 if let Some(locator) = self.find_locator(hash) {
