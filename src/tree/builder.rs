@@ -69,8 +69,7 @@ pub(super) fn parse(text: &str) -> Result<Base, ManifestError> {
         tokens: Vec::new(),
         base: Base { streams: vec![0], ..Base::default() },
     };
-    let too_many = |line| ManifestError { line, reason: Reason::TooMany };
-    let root = builder.names.intern(b"").ok_or(too_many(0))?;
+    let root = builder.names.intern(b"").ok_or(ManifestError { line: 0, reason: Reason::TooMany })?;
     builder.directories.push(Directory { parent: 0, name: root });
     let mut number = 0;
     for line in manifest::lines(text) {
@@ -78,7 +77,7 @@ pub(super) fn parse(text: &str) -> Result<Base, ManifestError> {
         number = line.number;
         builder.line(line)?;
     }
-    builder.finish().ok_or(too_many(number))
+    builder.finish().map_err(|reason| ManifestError { line: number, reason })
 }
 
 impl<'t> Builder<'t> {
@@ -173,6 +172,9 @@ impl<'t> Builder<'t> {
 
     /// Gives files that share their path with a directory another name, which neither a file nor a directory has.
     fn part_clashes(&mut self) -> Option<()> {
+        if self.directories.len() == 1 {
+            return Some(());
+        }
         let clashes: HashSet<(u32, u32)> = (self.tokens.iter().map(|token| (token.directory, token.name)))
             .filter(|&(directory, name)| self.has_directory(directory, name))
             .collect();
@@ -217,9 +219,9 @@ impl<'t> Builder<'t> {
         if left == right { Ordering::Equal } else { self.names.names.get(left).cmp(self.names.names.get(right)) }
     }
 
-    /// Lays the nodes out, breadth first. `None`: too many of something.
-    fn finish(mut self) -> Option<Base> {
-        self.part_clashes()?;
+    /// Lays the nodes out, breadth first.
+    fn finish(mut self) -> Result<Base, Reason> {
+        self.part_clashes().ok_or(Reason::TooMany)?;
         let mut tokens = std::mem::take(&mut self.tokens);
         tokens.sort_by(|a, b| a.directory.cmp(&b.directory).then_with(|| self.compare_names(a.name, b.name)));
         let mut order: Vec<u32> = (1..self.directories.len() as u32).collect();
@@ -248,11 +250,18 @@ impl<'t> Builder<'t> {
         self.blocks.blocks.shrink();
         base.blocks = Arc::new(self.blocks.blocks);
         base.shrink();
-        Some(base)
+        Ok(base)
     }
 
     /// Appends the children of a directory by name.
-    fn lay_out(&self, base: &mut Base, parent: u32, directory: u32, tokens: &[Token], order: &[u32]) -> Option<()> {
+    fn lay_out(
+        &self,
+        base: &mut Base,
+        parent: u32,
+        directory: u32,
+        tokens: &[Token],
+        order: &[u32],
+    ) -> Result<(), Reason> {
         let start = tokens.partition_point(|token| token.directory < directory);
         let length = tokens[start..].partition_point(|token| token.directory == directory);
         let mut files = &tokens[start..start + length];
@@ -262,13 +271,13 @@ impl<'t> Builder<'t> {
         loop {
             let directory_name = directories.first().map(|&number| self.directories[number as usize].name);
             let node = match (files.first(), directory_name) {
-                (None, None) => return Some(()),
+                (None, None) => return Ok(()),
                 (Some(token), other)
                     if other.is_none_or(|other| self.compare_names(token.name, other) == Ordering::Less) =>
                 {
                     let length = files.iter().take_while(|other| other.name == token.name).count();
                     let first = base.range_ends.len() as u32;
-                    push_ranges(base, &files[..length])?;
+                    push_ranges(base, &files[..length]).ok_or(Reason::TooLarge)?;
                     files = &files[length..];
                     Node { name: token.name, parent, first, count: base.range_ends.len() as u32 - first }
                 }
@@ -278,11 +287,11 @@ impl<'t> Builder<'t> {
                     Node { name, parent, first: number, count: DIRECTORY }
                 }
                 // The guard above holds when there is no directory left.
-                (Some(_), None) => return None,
+                (Some(_), None) => return Err(Reason::TooMany),
             };
             base.nodes.push(node);
             if base.nodes.len() >= MAX_COUNT {
-                return None;
+                return Err(Reason::TooMany);
             }
         }
     }
