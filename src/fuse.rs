@@ -11,6 +11,9 @@
 //! * No `default_permissions` and no `ro` among the mount options, as upstream: with them the kernel would answer every
 //!   attempt to write with EROFS, where callers of `arv-mount` know EPERM for opening and EROFS for creating, and a
 //!   `touch` of a file that is there succeeds (arv-mount.md 2.8, 3.1). [`crate::vfs`] refuses what would change anything.
+//! * Directories are always read with attributes (READDIRPLUS). Left to its own guess the kernel asks for names first and then
+//!   for each file by itself as soon as a directory has more than a few hundred: `find -size` on 100,000 files then takes
+//!   two to three times as long, and five times the CPU here; plain `ls` and `find` gain little from names alone.
 //! * Operations that we leave to the crate's default answer ENOSYS. The kernel remembers that and does not ask
 //!   again: no FLUSH at every `close`, no ACCESS, no extended attributes.
 
@@ -73,7 +76,7 @@ pub async fn mount<F: FileSystem>(
             mount_options.fs_name("/dev/fuse");
         }
     }
-    mount_options.allow_other(options.allow_other).custom_options(custom);
+    mount_options.allow_other(options.allow_other).force_readdir_plus(true).custom_options(custom);
     let adapter = adapter::Adapter::new(file_system, statistics);
     let session = Session::new(mount_options).mount_with_unprivileged(adapter, path).await?;
     keep_from_children();

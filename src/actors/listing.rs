@@ -220,7 +220,12 @@ impl ListingActor {
             self.missing.clear();
         }
         let is_wanted = self.cell.is_wanted();
-        if !(is_marked || is_wanted) || self.refresh.is_running() {
+        if !(is_marked || is_wanted) {
+            return;
+        }
+        if self.refresh.is_running() || !self.refresh.may_try(Instant::now()) {
+            // Whoever wants something newer says so again when he next comes; marks stay.
+            self.cell.begin();
             return;
         }
         let Some(listing) = self.cell.load() else { return };
@@ -232,7 +237,7 @@ impl ListingActor {
             }
             return;
         }
-        if is_wanted && self.refresh.may_try(Instant::now()) {
+        if is_wanted {
             self.read(context);
         } else if is_marked && self.cell.is_used() {
             context.run_later(JITTER.mul_f64(rand::random()), |actor, context| {

@@ -8,8 +8,8 @@ use crate::vfs::{Access, Attributes, DirectoryEntry, Entry, Error, FileSystem, F
 use bytes::Bytes;
 use fuse3::raw::Request;
 use fuse3::raw::reply::{
-    DirectoryEntry as PlainEntry, DirectoryEntryPlus, FileAttr, ReplyAttr, ReplyCreated, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEntry, ReplyInit, ReplyOpen, ReplyStatFs,
+    DirectoryEntryPlus, FileAttr, ReplyAttr, ReplyCreated, ReplyData, ReplyDirectoryPlus, ReplyEntry, ReplyInit,
+    ReplyOpen, ReplyStatFs,
 };
 use fuse3::{Errno, FileType, Result, SetAttr, Timestamp};
 use futures_util::stream;
@@ -253,32 +253,6 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let inode = Inode(inode);
         let handle = self.run(request, "opendir", inode, self.files.opendir(inode)).await?;
         Ok(ReplyOpen { fh: handle.0, flags: 0 })
-    }
-
-    async fn readdir<'a>(
-        &'a self,
-        _request: Request,
-        parent: u64,
-        handle: u64,
-        offset: i64,
-    ) -> Result<ReplyDirectory<impl Stream<Item = Result<PlainEntry>> + Send + 'a>> {
-        let _running = self.statistics.start(Operation::Readdir);
-        let offset = offset as u64;
-        let names = self.files.readdir(Handle(handle), offset.saturating_sub(DOTS));
-        let names = names.map_err(|error| refuse("readdir", Inode(parent), &error))?;
-        let dots = Self::dots(offset).map(move |(name, next)| PlainEntry {
-            inode: parent,
-            kind: FileType::Directory,
-            name,
-            offset: next as i64,
-        });
-        let names = names.map(|entry| PlainEntry {
-            inode: entry.entry.attributes.inode.0,
-            kind: kind(entry.entry.attributes.kind),
-            name: OsString::from_vec(entry.name),
-            offset: (entry.offset + DOTS) as i64,
-        });
-        Ok(ReplyDirectory { entries: stream::iter(dots.chain(names).map(Ok)) })
     }
 
     async fn readdirplus<'a>(

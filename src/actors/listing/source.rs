@@ -3,7 +3,7 @@
 use crate::actors::listing::names;
 use crate::actors::listing::snapshot::{Candidate, Precedence, Target};
 use crate::actors::{Environment, Error};
-use crate::remote::api::{Filter, Object, Query, paging};
+use crate::remote::api::{Filter, Object, Query, User, paging};
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
@@ -128,15 +128,19 @@ async fn shared(environment: &Environment) -> Result<Vec<Candidate>, Error> {
     for group in &groups {
         let shown = match owners.get(&group.owner_uuid) {
             Some(Object::Group(owner)) => (owner.name.clone(), owner.modified_at, &owner.uuid),
-            Some(Object::User(owner)) => {
-                (format!("{} {}", owner.first_name, owner.last_name), owner.modified_at, &owner.uuid)
-            }
+            Some(Object::User(owner)) => (name_of_user(owner), owner.modified_at, &owner.uuid),
             _ => (group.name.clone(), group.modified_at, &group.uuid),
         };
         let (name, modified, uuid) = shown;
         candidates.extend(candidate(&name, modified, Target::Project(uuid.as_str().into()), environment));
     }
     Ok(candidates)
+}
+
+/// First and last name, as upstream, but without a space where one of them is missing; whoever has no name is shown by uuid.
+fn name_of_user(user: &User) -> String {
+    let name = format!("{} {}", user.first_name, user.last_name);
+    if name.trim().is_empty() { user.uuid.clone() } else { name.trim().to_owned() }
 }
 
 /// One request for both kinds: a filter with the name of a table restricts only that table (protocol.md 4.7). It is asked
