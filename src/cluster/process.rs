@@ -239,22 +239,28 @@ impl Running {
         self.end();
     }
 
+    /// Waits on a thread of its own: a runtime must neither be waited for nor dropped inside another one, and a test that
+    /// fails drops its cluster wherever it is.
     fn end(&mut self) {
         let Some(runtime) = self.runtime.take() else { return };
-        let stopping = self.server.stop(true);
-        let server_thread = self.thread.take();
-        runtime.block_on(async {
-            stopping.await;
-            for keepstore in self.keepstores.iter() {
-                keepstore.stop().await;
+        let (server, api, keepstores) = (self.server.clone(), self.thread.take(), Arc::clone(&self.keepstores));
+        let ending = std::thread::spawn(move || {
+            runtime.block_on(async {
+                server.stop(true).await;
+                for keepstore in keepstores.iter() {
+                    keepstore.stop().await;
+                }
+            });
+            match api.map(std::thread::JoinHandle::join) {
+                Some(Ok(Err(error))) => tracing::error!(%error, "the API server failed"),
+                Some(Err(_)) => tracing::error!("the API server panicked"),
+                _ => {}
             }
+            runtime.shutdown_timeout(GRACE);
         });
-        match server_thread.map(std::thread::JoinHandle::join) {
-            Some(Ok(Err(error))) => tracing::error!(%error, "the API server failed"),
-            Some(Err(_)) => tracing::error!("the API server panicked"),
-            _ => {}
+        if ending.join().is_err() {
+            tracing::error!("the cluster did not end in order");
         }
-        runtime.shutdown_timeout(GRACE);
         self.directory = None;
         tracing::info!("the cluster has stopped");
     }
