@@ -191,6 +191,42 @@ fn users_and_tokens_are_made_listed_and_ended() {
 }
 
 #[test]
+fn a_seed_brings_users_tokens_settings_and_objects_with_their_uuids() {
+    let folder = tempfile::tempdir().unwrap();
+    let seed = folder.path().join("seed.json");
+    let (alice, token) = ("zzzzz-tpzed-0123456789alice", "v2/zzzzz-gj3su-0123456789alice/notasecretalice");
+    let records = json!({
+        "configuration": {"blob_signing_ttl": 3600},
+        "users": [{"uuid": alice, "username": "alice", "email": "alice@example.com"}],
+        "api_client_authorizations": [
+            {"uuid": "zzzzz-gj3su-0123456789alice", "owner_uuid": alice, "api_token": "notasecretalice"}
+        ],
+        "collections": [{"uuid": "zzzzz-4zz18-0123456789alice", "owner_uuid": alice, "name": "seeded"}],
+    });
+    std::fs::write(&seed, records.to_string()).unwrap();
+    let mut cluster = Cluster::start_with(&["--seed", seed.to_str().unwrap()]);
+    let environment = text(&command(&cluster, &["env", "--user", "alice"]).stdout);
+    assert!(environment.contains(token), "another token than the one in the seed");
+    let found = |cluster: &Cluster| {
+        client(cluster).call(Method::GET, "collections/zzzzz-4zz18-0123456789alice", &[], &Value::Null).unwrap()
+    };
+    assert_eq!((&found(&cluster)["name"], &found(&cluster)["owner_uuid"]), (&json!("seeded"), &json!(alice)));
+    let (settings, _) = directory::look(&cluster.data()).unwrap();
+    assert_eq!(settings.configuration.blob_signing_ttl, Duration::from_secs(3600));
+    // The next start has the same option, and must not import everything again.
+    cluster.kill_and_restart();
+    assert_eq!(found(&cluster)["name"], "seeded");
+    assert_eq!(command(&cluster, &["env"]).status.code(), Some(1), "a seeded cluster has the seed's users only");
+
+    std::fs::write(&seed, r#"{"users": [{"nosuch": 1}]}"#).unwrap();
+    let data = folder.path().join("other");
+    let words = ["cluster", "start", "--seed", seed.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let refused = run(arvados().args(words), LIMIT);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("nosuch"), "{refused:?}");
+}
+
+#[test]
 fn one_environment_serves_many_shells() {
     let cluster = Cluster::start();
     let first = text(&command(&cluster, &["env"]).stdout);

@@ -25,7 +25,7 @@ use super::configuration::{Configuration, Shared};
 use super::directory::{self, Directory, Note};
 use super::faults::api::ApiFaults;
 use super::faults::control::Control;
-use super::keepstore::volume::{Usage, Volume};
+use super::keepstore::volume::Volume;
 use super::keepstore::{Keepstore, Listener};
 use super::listeners::{
     ApiServices, Ports, ServerThread, advertised, keep_runtime, listen_keepstore, open_keepstore, serve,
@@ -221,17 +221,6 @@ impl Running {
     /// Where the data are. Empty after [`Running::stop`].
     pub fn data(&self) -> &Path {
         self.directory.as_ref().map_or(Path::new(""), Directory::path)
-    }
-
-    /// Counts the blocks on all keepstores. Reads every folder: seconds for millions of blocks.
-    pub fn usage(&self) -> io::Result<Usage> {
-        let mut usage = Usage::default();
-        for volume in self.keepstores.iter().flat_map(|keepstore| &keepstore.keepstore().volumes) {
-            let one = volume.usage()?;
-            usage.blocks += one.blocks;
-            usage.bytes += one.bytes;
-        }
-        Ok(usage)
     }
 
     /// Ends the cluster: no new requests, a few seconds for those that run. Blocks; not for an event loop.

@@ -166,7 +166,7 @@ impl Cluster {
 
     /// A new start on the same data.
     pub fn restart(&mut self) {
-        self.process = Cluster::spawn(&self.data().parent().unwrap().to_owned(), &self.options);
+        self.process = Cluster::spawn(self.data().parent().unwrap(), &self.options);
         self.wait_until_ready();
     }
 
