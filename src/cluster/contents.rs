@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cluster::answer::Failure;
 use crate::cluster::call::Call;
 use crate::cluster::filter::{self, Condition, Filter};
-use crate::cluster::list::{Page, filters, order};
+use crate::cluster::list::{Page, TieBreak, filters, order};
 use crate::cluster::present::{Place, Shape, is_selectable};
 use crate::cluster::record::{Model, Record, collection, group, infix, other, user};
 use crate::cluster::request::Request;
@@ -58,7 +58,7 @@ impl Call<'_> {
                 conditions.push(Condition::plain("group_class IN ('project', 'filter')"));
             }
             let condition = Condition::join(conditions, " AND ", "1");
-            let records = self.rows(model, &condition, &order(request, model)?, wanted, skip)?;
+            let records = self.rows(model, &condition, &order(request, model, TieBreak::Latest)?, wanted, skip)?;
             if page.count || (skip > 0 && records.is_empty()) {
                 let count = self.count(model, &condition)?;
                 available += count;

@@ -264,7 +264,10 @@ fn schemas() -> Map<String, Value> {
     add_schema(&mut schemas, "UserAgreement", Some("gv0sa"), agreement);
     for (class, infix, attributes) in FURTHER_SCHEMAS {
         let properties = attributes.split_whitespace().filter_map(|text| text.split_once(':'));
-        let properties = properties.map(|(name, kind)| (name.to_owned(), json!({"type": kind})));
+        let properties = properties.map(|(name, kind)| {
+            let about = format!("The {} of this {class}.", name.replace('_', " "));
+            (name.to_owned(), json!({"type": kind, "description": about}))
+        });
         add_schema(&mut schemas, class, infix, properties.collect());
     }
     schemas
@@ -290,7 +293,10 @@ fn described_type(model: &Model, attribute: &Attribute) -> &'static str {
 
 fn add_schema(schemas: &mut Map<String, Value>, class: &str, infix: Option<&str>, properties: Map<String, Value>) {
     let mut all = Map::new();
-    all.insert("etag".to_owned(), json!({"type": "string", "description": "Version of the answer."}));
+    // What is worked out from other records has no version of its own.
+    if infix.is_some() {
+        all.insert("etag".to_owned(), json!({"type": "string", "description": "Version of the answer."}));
+    }
     all.extend(properties);
     let mut schema = json!({
         "id": class,

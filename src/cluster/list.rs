@@ -50,12 +50,21 @@ impl Page {
     }
 }
 
+/// Which columns decide where `order` leaves it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TieBreak {
+    /// The latest comes first.
+    Latest,
+    /// The same if that column is selected, as the real server does in lists (recorded: 03-list-limit-huge).
+    Selected,
+}
+
 /// The ORDER BY of a request for one table: unknown columns and directions are passed over, each column counts once,
 /// and unless a unique one is among them the latest comes first.
 ///
 /// # Errors
 /// 500 when `order` is neither text nor a list of texts.
-pub fn order(request: &Request, model: &Model) -> Result<String, Failure> {
+pub fn order(request: &Request, model: &Model, tie_break: TieBreak) -> Result<String, Failure> {
     let mut parts: Vec<String> = Vec::new();
     let mut seen: Vec<String> = Vec::new();
     for item in request.texts("order")?.unwrap_or_default() {
@@ -78,8 +87,11 @@ pub fn order(request: &Request, model: &Model) -> Result<String, Failure> {
         }
     }
     if !seen.iter().any(|name| name == "id" || name == "uuid") {
+        // The uuid stays always, so that pages fit together.
+        let select = if tie_break == TieBreak::Selected { request.texts("select")? } else { None };
         for name in ["modified_at", "uuid"] {
-            if !seen.iter().any(|one| one == name) {
+            let selected = name == "uuid" || select.as_ref().is_none_or(|select| select.iter().any(|one| one == name));
+            if selected && !seen.iter().any(|one| one == name) {
                 parts.push(format!("{}.{name} DESC", model.table));
             }
         }
@@ -196,7 +208,7 @@ impl Call<'_> {
         let mut conditions = vec![self.scope(model, request)?, filter::compile(model, &filters)?];
         conditions.extend(extra);
         let condition = Condition::join(conditions, " AND ", "1");
-        let order = order(request, model)?;
+        let order = order(request, model, TieBreak::Selected)?;
         let records = match &shape.select {
             Some(names) if request.flag("distinct") => self.distinct(model, names, &condition, &order, &page)?,
             _ => self.rows(model, &condition, &order, page.limit, page.offset)?,
@@ -330,9 +342,10 @@ mod tests {
 
     #[test]
     fn the_order_passes_over_what_it_does_not_know() {
-        let order = |query: &str| order(&request(query), &collection::MODEL).unwrap();
+        let order = |query: &str| order(&request(query), &collection::MODEL, TieBreak::Selected).unwrap();
         assert_eq!(order(""), "collections.modified_at DESC, collections.uuid DESC");
         assert_eq!(order("order=[\"uuid asc\",\"uuid asc\"]"), "collections.uuid ASC");
+        assert_eq!(order("select=[\"uuid\",\"name\"]"), "collections.uuid DESC");
         assert_eq!(
             order("order=name, collections.version desc, groups.name, nosuch, file_count sideways"),
             "collections.name ASC, collections.version DESC, collections.modified_at DESC, collections.uuid DESC"

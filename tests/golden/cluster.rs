@@ -85,6 +85,12 @@ impl Cluster {
         ]
     }
 
+    /// Volumes by the uuids they have in the recordings.
+    pub fn volumes(&self) -> Vec<(String, String)> {
+        let here = self.running.keepstores().iter().flat_map(|keepstore| &keepstore.keepstore().volumes);
+        here.enumerate().map(|(index, volume)| (format!("zzzzz-nyw5e-{index:015}"), volume.uuid.clone())).collect()
+    }
+
     fn api(&self) -> Service {
         Service { address: self.running.address(), tls: true }
     }

@@ -25,7 +25,7 @@ const TOLERANCE_SECONDS: f64 = 2.0;
 /// Texts of the discovery document for humans.
 const PROSE: [&str; 4] = ["description", "title", "documentationLink", "enumDescriptions"];
 /// Addresses, versions and times of a cluster in its discovery document.
-const SURROUNDINGS: [&str; 10] = [
+const SURROUNDINGS: [&str; 11] = [
     "baseUrl",
     "rootUrl",
     "websocketUrl",
@@ -35,6 +35,7 @@ const SURROUNDINGS: [&str; 10] = [
     "packageVersion",
     "revision",
     "source_version",
+    "sourceVersion",
     "id",
 ];
 

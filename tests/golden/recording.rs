@@ -25,9 +25,6 @@ pub struct Recording {
     /// How it depends on its surroundings: letters explained in the README of the recordings.
     #[serde(default)]
     pub flags: String,
-    /// Remarks of those who recorded it.
-    #[serde(default)]
-    pub note: String,
     /// A single request …
     pub request: Option<Request>,
     /// … and its answer.

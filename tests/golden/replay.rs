@@ -47,10 +47,13 @@ impl<'a> Replay<'a> {
     pub fn new(cluster: &'a Cluster) -> Self {
         let mut names = Names::new();
         for (recorded, service) in cluster.services() {
-            let (host, port) = recorded.rsplit_once(':').unwrap_or((recorded, ""));
             names.replace(recorded, &service.address.to_string());
-            names.replace(&format!("port {port}"), &format!("port {}", service.address.port()));
-            debug_assert!(!host.is_empty());
+            if let Some((_, port)) = recorded.rsplit_once(':') {
+                names.replace(&format!("port {port}"), &format!("port {}", service.address.port()));
+            }
+        }
+        for (recorded, here) in cluster.volumes() {
+            names.bind(&recorded, &here);
         }
         Self { cluster, names, events: Events::default(), time: DateTime::UNIX_EPOCH }
     }
