@@ -117,7 +117,8 @@ pub fn plan(options: &Options, stored: Option<Settings>) -> Result<Settings, Err
         let mut volumes = Vec::new();
         for (number, classes) in layout.volumes.iter().enumerate() {
             let folder = if number == 0 { format!("keep{index}") } else { format!("keep{index}-{number}") };
-            let uuid = cluster.reserved_uuid("nyw5e", &format!("{index:012}{number:03}"));
+            let before: usize = settings.keepstores.iter().map(|keepstore| keepstore.volumes.len()).sum();
+            let uuid = cluster.reserved_uuid("nyw5e", &format!("{:015}", before + number));
             volumes.push(VolumeSettings { folder, uuid, replication, storage_classes: classes.clone() });
         }
         let uuid = cluster.reserved_uuid("bi6l4", &format!("{index:015}"));

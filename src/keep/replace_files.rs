@@ -78,13 +78,18 @@ pub fn replace_files<E>(
     if !manifest_text.is_empty() && !edits.values().any(|source| source.starts_with("manifest_text/")) {
         return Err(Refusal::UnusedManifestText.into());
     }
-    check_targets(edits)?;
     let mut tree = match current {
         Some(text) if !edits.contains_key("/") => {
             reader::read(text, Origin::Current).map_err(|error| Refusal::MalformedCurrent { error })?
         }
         _ => Directory::default(),
     };
+    let mut order: Vec<(&str, &str)> =
+        edits.iter().map(|(target, source)| (target.as_str(), source.as_str())).collect();
+    order.sort_by_key(|(_, source)| source.split('/').next());
+    for (target, _) in &order {
+        check_target(target, edits)?;
+    }
     // Before anything changes, so that swaps and copies into itself see the tree as it was.
     let mut snapshots = BTreeMap::new();
     for source in edits.values() {
@@ -92,9 +97,6 @@ pub fn replace_files<E>(
             snapshots.insert(source.as_str(), take_current(&tree, source, path)?);
         }
     }
-    let mut order: Vec<(&str, &str)> =
-        edits.iter().map(|(target, source)| (target.as_str(), source.as_str())).collect();
-    order.sort_by_key(|(_, source)| source.split('/').next());
     let mut loaded: BTreeMap<&str, Directory> = BTreeMap::new();
     for (target, source) in order {
         let (id, path) = source.split_once('/').unwrap_or((source, ""));
@@ -118,20 +120,21 @@ pub fn replace_files<E>(
     Ok(Replaced { ambiguous: tree.is_ambiguous(), manifest_text: tree.to_manifest() })
 }
 
-fn check_targets(edits: &BTreeMap<String, String>) -> Result<(), Refusal> {
-    for target in edits.keys().filter(|target| *target != "/") {
-        let clean = target.strip_prefix('/').is_some_and(|path| {
-            path.split('/').all(|name| !matches!(name, "" | "." | ".."))
-                && path.split('/').count() <= directory::MAX_DEPTH
-        });
-        if !clean {
-            return Err(Refusal::InvalidTarget { target: target.clone() });
-        }
-        for (slash, _) in target.match_indices('/') {
-            let outer = if slash == 0 { "/" } else { &target[..slash] };
-            if edits.get(outer).is_some_and(|source| !source.is_empty()) {
-                return Err(Refusal::TargetInsideTarget { target: target.clone(), outer: outer.to_owned() });
-            }
+fn check_target(target: &str, edits: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    if target == "/" {
+        return Ok(());
+    }
+    let clean = target.strip_prefix('/').is_some_and(|path| {
+        path.split('/').all(|name| !matches!(name, "" | "." | ".."))
+            && path.split('/').count() <= directory::MAX_DEPTH
+    });
+    if !clean {
+        return Err(Refusal::InvalidTarget { target: target.to_owned() });
+    }
+    for (slash, _) in target.match_indices('/') {
+        let outer = if slash == 0 { "/" } else { &target[..slash] };
+        if edits.get(outer).is_some_and(|source| !source.is_empty()) {
+            return Err(Refusal::TargetInsideTarget { target: target.to_owned(), outer: outer.to_owned() });
         }
     }
     Ok(())

@@ -42,6 +42,9 @@ fn stream(line: &str) -> Result<(), String> {
     // Ruby's split drops empty tokens at the end; that there were some is checked last.
     let mut tokens = line.trim_end_matches(' ').split(' ').peekable();
     let name = tokens.next().unwrap_or("");
+    if has_large_escape(name) {
+        return Err(format!(">8-bit encoded chars not allowed on stream token {}", inspect(name)));
+    }
     if !(is_escaped(name) && is_stream_name(&unescape(name))) {
         return Err(format!("missing or invalid stream name {}", inspect(name)));
     }
@@ -51,6 +54,10 @@ fn stream(line: &str) -> Result<(), String> {
     }
     if locators == 0 {
         return Err(format!("missing or invalid locator {}", tokens.next().map(inspect).unwrap_or_default()));
+    }
+    // Only the first file token is looked at for these.
+    if let Some(token) = tokens.peek().filter(|token| has_large_escape(token)) {
+        return Err(format!(">8-bit encoded chars not allowed on file token {}", inspect(token)));
     }
     let mut files = 0;
     while tokens.next_if(|token| is_file_token(token)).is_some() {
@@ -83,6 +90,13 @@ fn is_escaped(text: &str) -> bool {
     !text.is_empty()
 }
 
+/// A backslash, not the first character and not behind another one, before an octal number above 377.
+fn has_large_escape(text: &str) -> bool {
+    text.as_bytes()
+        .windows(5)
+        .any(|window| matches!(window, [before, b'\\', b'4'..=b'7', b'0'..=b'7', b'0'..=b'7'] if *before != b'\\'))
+}
+
 fn is_stream_name(name: &[u8]) -> bool {
     match name.strip_prefix(b".") {
         Some([]) => true,
@@ -109,7 +123,7 @@ fn is_file_token(token: &str) -> bool {
 /// A token in quotes as Ruby's `inspect` writes it, hints of locators left out.
 fn inspect(token: &str) -> String {
     let shown = LocatorText::parse(token).map_or(token, |locator| locator.portable());
-    let shown = shown.split("+A").next().unwrap_or(shown);
+    let shown = crate::keep::signature::strip_signature(shown);
     let mut text = String::with_capacity(shown.len() + 2);
     text.push('"');
     for (index, character) in shown.char_indices() {

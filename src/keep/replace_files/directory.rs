@@ -36,6 +36,11 @@ pub(super) struct FilePiece {
     pub(super) length: u64,
 }
 
+/// A name that the controller's file systems keep for themselves, at the top only.
+const SPECIAL: &str = ".arvados#collection";
+/// What the controller says about that name.
+const INVALID_OPERATION: &str = "invalid operation";
+
 /// An entry of a directory.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
@@ -50,38 +55,30 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// The entry at a path, which may have empty components, `.` and `..`, as the controller's look-up takes them.
+    /// The entry at a path. Empty components and `.` are passed over; `..` takes back the component before it without
+    /// looking whether that exists; a path that ends in one of these names a directory.
     pub(super) fn find(&self, path: &str) -> Result<Node, &'static str> {
-        let mut trail: Vec<&Directory> = vec![self];
-        let mut file: Option<&Node> = None;
-        let mut here = None;
+        let mut names: Vec<&str> = Vec::new();
         for name in path.split('/') {
-            if file.is_some() {
-                return Err(NOT_A_DIRECTORY);
-            }
             match name {
                 "" | "." => {}
-                ".." => {
-                    if trail.len() > 1 {
-                        trail.pop();
-                    }
-                    here = None;
-                }
-                name => match trail.last().and_then(|directory| directory.entries.get(name.as_bytes())) {
-                    None => return Err(NOT_FOUND),
-                    Some(node @ Node::File(_)) => file = Some(node),
-                    Some(node @ Node::Directory(directory)) => {
-                        trail.push(directory);
-                        here = Some(node);
-                    }
-                },
+                ".." => drop(names.pop()),
+                name => names.push(name),
             }
         }
-        match (file.or(here), trail.last()) {
-            (Some(node), _) => Ok(node.clone()),
-            (None, Some(directory)) => Ok(Node::Directory(Arc::new((*directory).clone()))),
-            (None, None) => Err(NOT_FOUND),
+        let wants_directory = matches!(path.rsplit('/').next(), None | Some("" | "." | ".."));
+        let mut directory = self;
+        let mut found = None;
+        for (depth, name) in names.iter().enumerate() {
+            match directory.entries.get(name.as_bytes()) {
+                Some(node @ Node::Directory(next)) => (directory, found) = (next, Some(node)),
+                Some(Node::File(_)) if wants_directory || depth + 1 < names.len() => return Err(NOT_A_DIRECTORY),
+                Some(file) => return Ok(file.clone()),
+                None if depth == 0 && *name == SPECIAL => return Err(INVALID_OPERATION),
+                None => return Err(NOT_FOUND),
+            }
         }
+        Ok(found.cloned().unwrap_or_else(|| Node::Directory(Arc::new(self.clone()))))
     }
 
     /// Removes a target with all that is in it. One that is missing is fine, one below a file is not.
@@ -119,6 +116,9 @@ impl Directory {
                     None => Refusal::TargetUnderFile { target },
                 }
             })?;
+        }
+        if parents.is_empty() && name == SPECIAL {
+            return Err(Refusal::SpecialName { target: target.to_owned() });
         }
         directory.entries.insert(name.as_bytes().to_vec(), node);
         Ok(())

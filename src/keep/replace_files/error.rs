@@ -55,6 +55,9 @@ pub enum Refusal {
         "error splicing snapshot onto path \"/\": cannot use Splice to replace a top-level directory with a file: invalid operation"
     )]
     FileOntoRoot,
+    /// The name that the controller's file systems keep for themselves.
+    #[error("error splicing snapshot onto path {}: invalid operation", quoted(.target))]
+    SpecialName { target: String },
     #[error("RemoveAll({target}): not a directory")]
     RemoveUnderFile { target: String },
     #[error("replace_segments: mismatched length: replacing segment length {old} with segment length {new}")]
@@ -74,6 +77,7 @@ impl Refusal {
             | Refusal::BadCurrentPath { .. }
             | Refusal::TargetUnderFile { .. }
             | Refusal::FileOntoRoot
+            | Refusal::SpecialName { .. }
             | Refusal::RemoveUnderFile { .. } => 500,
             _ => 400,
         }

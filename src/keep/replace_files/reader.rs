@@ -140,22 +140,28 @@ fn file_at<'d>(
     for part in stream.split(|&byte| byte == b'/').chain(parents.split(|&byte| byte == b'/')) {
         match part {
             b"" | b"." => {}
-            b".." => drop(path.pop().ok_or("invalid argument")?),
+            b".." => {
+                // A directory that is left again has been made all the same.
+                directory_at(tree, &path)?;
+                path.pop().ok_or("invalid argument")?;
+            }
             part => path.push(part),
         }
     }
     if path.len() > MAX_DEPTH {
         return Err("path too deep");
     }
-    let mut directory = tree;
-    for part in path {
-        directory = directory.subdirectory(part).ok_or("file already exists")?;
-    }
+    let directory = directory_at(tree, &path)?;
     match last {
         b"." => Ok(None),
         b"" | b".." => Err("invalid file part in path"),
         last => directory.file(last).map(Some).ok_or("cannot rename file to overwrite existing directory"),
     }
+}
+
+/// The directory at a path, made with those above it.
+fn directory_at<'d>(tree: &'d mut Directory, path: &[&[u8]]) -> Result<&'d mut Directory, &'static str> {
+    path.iter().try_fold(tree, |directory, part| directory.subdirectory(part).ok_or("file already exists"))
 }
 
 /// A decimal number as Go's `ParseInt` takes it, if it is not negative.
