@@ -125,8 +125,7 @@ fn check_target(target: &str, edits: &BTreeMap<String, String>) -> Result<(), Re
         return Ok(());
     }
     let clean = target.strip_prefix('/').is_some_and(|path| {
-        path.split('/').all(|name| !matches!(name, "" | "." | ".."))
-            && path.split('/').count() <= directory::MAX_DEPTH
+        path.split('/').all(|name| !matches!(name, "" | "." | "..")) && path.split('/').count() <= directory::MAX_DEPTH
     });
     if !clean {
         return Err(Refusal::InvalidTarget { target: target.to_owned() });
