@@ -3,11 +3,11 @@
 //!
 //! A collection may have a million files, and hundreds of readers look at it while somebody writes. So:
 //!
-//! * The **base** ([`base`]) is a handful of arrays, built in one pass over the manifest text ([`builder`]): no
+//! * The **base** (`base`) is a handful of arrays, built in one pass over the manifest text (`builder`): no
 //!   allocation per file, names interned in one arena, the children of a directory next to each other and sorted by
 //!   their bytes. A name is found by binary search, a listing resumes at an index, and a byte of a file is found by two
-//!   binary searches over prefix sums ([`segments`]).
-//! * **Edits** ([`overlay`]) are persistent maps: an edit makes a new snapshot in logarithmic time, and the old one stays
+//!   binary searches over prefix sums (`segments`).
+//! * **Edits** (`overlay`) are persistent maps: an edit makes a new snapshot in logarithmic time, and the old one stays
 //!   what it was, which is what lets readers go on without a lock. Edits are folded into a new base only when somebody asks
 //!   ([`Snapshot::fold`]): doing so at each edit would make n edits cost n².
 //! * A **node** is a number. Numbers of the base stay valid in every snapshot made from it by edits, also for nodes that

@@ -13,10 +13,10 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | [`directory`] | trees of files made of pieces, and writing them |
-//! | [`reader`] | the Go reader: from text to tree, with its refusals |
-//! | [`error`] | every refusal, with its status and wording |
-//! | [`segments`] | `replace_segments` |
+//! | `directory` | trees of files made of pieces, and writing them |
+//! | `reader` | the Go reader: from text to tree, with its refusals |
+//! | `error` | every refusal, with its status and wording |
+//! | `segments` | `replace_segments` |
 
 mod directory;
 mod error;
