@@ -52,7 +52,7 @@ fn main() {
             our_rates.push(fetch(&ours, connections));
             their_rates.push(fetch(&theirs, connections));
         }
-        let (our_rate, their_rate) = (median(our_rates), median(their_rates));
+        let (our_rate, their_rate) = (best(&our_rates), best(&their_rates));
         let ratio = our_rate / their_rate;
         kept &= ratio >= PROMISE;
         println!(
@@ -67,9 +67,9 @@ fn main() {
     assert!(kept, "slower than {PROMISE} of nginx");
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// The round that was disturbed least: what else the machine does can only make a round slower.
+fn best(rates: &[f64]) -> f64 {
+    rates.iter().copied().fold(0.0, f64::max)
 }
 
 fn rate(bytes: usize, took: Duration) -> String {

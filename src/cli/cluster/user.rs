@@ -33,12 +33,12 @@ enum Command {
         /// E-mail address (default: NAME@example.com)
         #[arg(long, value_name = "ADDRESS")]
         email: Option<String>,
-        /// First name
+        /// First name (default: NAME)
         #[arg(long, value_name = "NAME")]
         first_name: Option<String>,
-        /// Last name
-        #[arg(long, value_name = "NAME")]
-        last_name: Option<String>,
+        /// Last name. arv-mount names the folder of a user's shared things after both, so there is always one
+        #[arg(long, value_name = "NAME", default_value = "User")]
+        last_name: String,
     },
     /// List users: uuid, name, state, e-mail
     List {
@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
                 "username": name,
                 "email": email,
                 "first_name": first_name.as_deref().unwrap_or(name),
-                "last_name": last_name.as_deref().unwrap_or_default(),
+                "last_name": last_name,
                 "is_active": true,
                 "is_admin": admin,
             });
