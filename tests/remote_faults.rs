@@ -283,7 +283,8 @@ async fn an_outage_that_passes_is_waited_for() {
 
 #[tokio::test]
 async fn the_kinds_of_failure_are_told_apart() {
-    let cases: [(&[u16], fn(&Error) -> bool); 7] = [
+    type Case = (&'static [u16], fn(&Error) -> bool);
+    let cases: [Case; 7] = [
         (&[404, 404], |error| matches!(error, Error::BlockNotFound { .. })),
         (&[404, 410], |error| matches!(error, Error::BlockNotFound { .. })),
         (&[401, 503], |error| error.is_refused_signature()),

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::DateTime;
-use regex_lite::Regex;
+use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::names::Names;

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use regex_lite::{Captures, Regex};
+use regex::{Captures, Regex};
 
 /// The two vocabularies.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Block signatures, made and checked independently of the code under test (protocol.md 6.1).
 
 use hmac::{Hmac, KeyInit, Mac};
-use regex_lite::{Captures, Regex};
+use regex::{Captures, Regex};
 use sha1::Sha1;
 
 /// The published key of the recorded cluster.
