@@ -1,5 +1,6 @@
 //! How the commands reach a running cluster: through its API, with the root token of the data folder.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,9 +72,13 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> String {
-        use std::error::Error;
-        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        format!("the cluster at {} does not answer{cause}", self.note.api)
+        let mut message = format!("the cluster at {} does not answer", self.note.api);
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message = format!("{message}: {error}");
+            cause = error.source();
+        }
+        message
     }
 
     /// Everything that a list has, page by page.
