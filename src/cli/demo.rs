@@ -43,7 +43,7 @@ pub struct Arguments {
     /// Folder for the cluster's data and logs
     #[arg(long, value_name = "DIR", default_value = "demo")]
     dir: PathBuf,
-    /// Where to mount (default: mnt in --dir). Created if missing, removed at the end if it was
+    /// Where to mount (default: mnt in --dir). Created if missing, and then removed at the end
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
     /// Port of the cluster's API; 0: the one of the last start, or a free one on the first
@@ -176,7 +176,8 @@ impl Mount {
         // A demonstration that was killed leaves a dead mount, on which even `stat` fails.
         mountpoint::unmount(&mountpoint::resolve(directory), None, UNMOUNT_LIMIT)
             .map_err(|error| format!("cannot take away the old mount at {shown}: {error}"))?;
-        let created = !directory.exists();
+        // The place of its own in --dir may be left over from a demonstration that was killed.
+        let created = arguments.mount.is_none() || !directory.exists();
         std::fs::create_dir_all(directory).map_err(|error| format!("cannot create {shown}: {error}"))?;
 
         let log = arguments.dir.join("mount.log");
