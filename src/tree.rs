@@ -20,6 +20,7 @@ mod base;
 mod block_table;
 mod builder;
 mod children;
+pub mod commit;
 mod diff;
 mod edit;
 mod fold;
