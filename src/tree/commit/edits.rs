@@ -133,15 +133,13 @@ type Pair = (Option<NodeId>, Option<NodeId>);
 
 impl Planner<'_> {
     fn kinds(&self, (base, target): Pair) -> (Option<Kind>, Option<Kind>) {
-        let kind = |tree: &Snapshot, node: Option<NodeId>| node.and_then(|node| tree.entry(node)).map(|entry| entry.kind);
+        let kind =
+            |tree: &Snapshot, node: Option<NodeId>| node.and_then(|node| tree.entry(node)).map(|entry| entry.kind);
         (kind(self.base, base), kind(self.target, target))
     }
 
     fn step(&self, (base, target): Pair, name: &[u8]) -> Pair {
-        (
-            base.and_then(|node| self.base.lookup(node, name)),
-            target.and_then(|node| self.target.lookup(node, name)),
-        )
+        (base.and_then(|node| self.base.lookup(node, name)), target.and_then(|node| self.target.lookup(node, name)))
     }
 
     fn path(&mut self, path: &[u8], depth: Depth) {
