@@ -17,7 +17,7 @@ pub fn graft(base: &Snapshot, target: &Snapshot, touched: &Touched) -> Result<Sn
 fn graft_path(editor: &mut Editor, target: &Snapshot, path: &[u8], depth: Depth) -> Result<(), EditError> {
     if path.is_empty() {
         if depth == Depth::Tree {
-            let all: Vec<_> = [&*editor.snapshot(), target]
+            let all: Vec<_> = [editor.snapshot(), target]
                 .iter()
                 .flat_map(|tree| tree.children(NodeId::ROOT).map(|child| tree.name(child).to_vec()))
                 .collect();

@@ -481,11 +481,8 @@ proptest! {
                 prop_assert_eq!(prediction.hash, done.portable_data_hash(), "{:?} gave {}", edits, done.manifest_text);
                 // Without signatures the oracle takes for ambiguous what is one string.
                 prop_assert_eq!(prediction.newest_doubtful_expiry.is_some(), done.ambiguous && signs);
-                if round.later > SAME_SECOND_MARGIN {
-                    prop_assert!(!prediction.ambiguous);
-                } else if done.ambiguous && signs && number == 0 {
-                    prop_assert!(prediction.ambiguous);
-                }
+                let near = prediction.newest_doubtful_expiry.is_some_and(|ours| ours + SAME_SECOND_MARGIN >= server);
+                prop_assert_eq!(prediction.ambiguous, near);
                 text.commit(prediction);
                 stored = strip_signatures(&done.manifest_text).into_owned();
                 state = if round.reload { got } else { goal };
