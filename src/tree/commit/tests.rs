@@ -511,3 +511,30 @@ fn what_is_committed_is_reported_by_path() {
     let (first, second) = edits.split().unwrap();
     assert_eq!((first.len(), second.len()), (1, 2));
 }
+
+#[test]
+fn marks_of_empty_directories_come_and_go_with_what_is_below() {
+    let states = [
+        "./e E 0:0:\\056\n",
+        "./e/f/g F 0:3:x\n",
+        "./e/f/g E 0:0:\\056\n",
+        "./e/f E 0:0:\\056\n",
+        "./e F 0:3:f\n",
+        "./e/f/h E 0:0:\\056\n./e/f/g E 0:0:\\056\n",
+        "",
+        ". F 0:3:e\n",
+        "./e/f E 0:0:\\056\n",
+    ];
+    let mut text = GoText::of(&read(states[0]));
+    for (before, after) in states.iter().zip(&states[1..]) {
+        let (base, target) = (read(before), read(after));
+        let touched = ["e", "e/f", "e/f/g", "e/f/g/x", "e/f/h"].map(|path| (path, Depth::Entry));
+        let edits = plan(&base, &target, &touched);
+        let prediction = text.predict(&target, &edits, None);
+        let done = serve(&expand(before), &edits);
+        assert!(equal(&Snapshot::parse(&done.manifest_text).unwrap(), &target), "{before} {after}");
+        assert_eq!(prediction.hash, done.portable_data_hash(), "{before} {after}");
+        text.commit(prediction);
+        assert_eq!(text.to_text(), done.manifest_text);
+    }
+}
