@@ -151,7 +151,7 @@ impl Log {
         self.pay();
         self.write(&bytes)?;
         let entry = self.collections.entry(collection.to_owned()).or_default();
-        if let Some(earlier) = entry.files.supersedes(sequence, &change.operation) {
+        for earlier in entry.files.supersedes(sequence, &change.operation) {
             self.dead += entry.records.remove(&earlier).unwrap_or(0);
         }
         entry.records.insert(sequence, size);
@@ -276,7 +276,7 @@ impl Log {
     }
 
     /// Writes what is pending to a new file and puts it in the place of the old one.
-    fn rewrite(&mut self) -> Result<(), Error> {
+    pub(super) fn rewrite(&mut self) -> Result<(), Error> {
         let path = self.path();
         let bytes = place::read(&path).map_err(Error::at("read", &path))?;
         let mut pending = Pending::default();

@@ -77,7 +77,10 @@ pub fn thin(changes: &mut Changes) {
     let mut files = Files::default();
     let pairs: Vec<(Sequence, Sequence)> = changes
         .iter()
-        .filter_map(|(sequence, change)| Some((files.supersedes(*sequence, &change.operation)?, *sequence)))
+        .flat_map(|(sequence, change)| {
+            let superseded = files.supersedes(*sequence, &change.operation);
+            superseded.into_iter().map(|earlier| (earlier, *sequence))
+        })
         .collect();
     for (earlier, later) in pairs {
         let Some(earlier) = changes.remove(&earlier) else { continue };
@@ -88,38 +91,33 @@ pub fn thin(changes: &mut Changes) {
     }
 }
 
-/// The last word on each file that nothing has touched since.
+/// The last word on each file that nothing has touched since: the record that set its time, if a later one has only the
+/// content, and that later one; each with whether it sets a time.
 #[derive(Debug, Default)]
-pub struct Files(BTreeMap<Vec<u8>, (Sequence, bool)>);
+pub struct Files(BTreeMap<Vec<u8>, Vec<(Sequence, bool)>>);
 
 impl Files {
-    /// Takes a change into account, and tells which earlier one it makes superfluous.
-    pub fn supersedes(&mut self, sequence: Sequence, operation: &Operation) -> Option<Sequence> {
+    /// Takes a change into account, and tells which earlier ones it makes superfluous.
+    pub fn supersedes(&mut self, sequence: Sequence, operation: &Operation) -> Vec<Sequence> {
         match operation {
             Operation::File { path, modified, .. } => {
                 let has_time = modified.is_some();
-                match self.0.get_mut(path) {
-                    Some(last) => {
-                        let (earlier, had_time) = std::mem::replace(last, (sequence, has_time));
-                        // A time that somebody set would be lost with the earlier record.
-                        (has_time || !had_time).then_some(earlier)
-                    }
-                    None => {
-                        self.0.insert(path.clone(), (sequence, has_time));
-                        None
-                    }
-                }
+                let earlier = self.0.entry(path.clone()).or_default();
+                // A time that somebody set would be lost with its record, unless this one sets it again.
+                let kept = earlier.iter().filter(|(_, had_time)| *had_time && !has_time).count();
+                let superseded = earlier.split_off(kept);
+                earlier.push((sequence, has_time));
+                return superseded.into_iter().map(|(sequence, _)| sequence).collect();
             }
             Operation::MakeDirectory { path } | Operation::Remove { path } | Operation::Modified { path, .. } => {
                 self.touch(path);
-                None
             }
             Operation::Rename { from, to } => {
                 self.touch(from);
                 self.touch(to);
-                None
             }
         }
+        Vec::new()
     }
 
     /// Forgets the path and all below it.
@@ -138,6 +136,9 @@ impl Files {
 
     /// Forgets what has come up to this sequence.
     pub fn settle(&mut self, up_to: Sequence) {
-        self.0.retain(|_, (sequence, _)| *sequence > up_to);
+        self.0.retain(|_, records| {
+            records.retain(|(sequence, _)| *sequence > up_to);
+            !records.is_empty()
+        });
     }
 }
