@@ -140,7 +140,9 @@ impl Log {
         let record = Record::Change { sequence, collection: collection.into(), change: Cow::Borrowed(change) };
         let bytes = encode(&record)?;
         let size = bytes.len() as u64;
-        if self.length.saturating_add(size) > self.limit && self.dead > 0 && !self.frozen {
+        let fits = |length: u64| length.saturating_add(size) <= self.limit;
+        // Only where that makes enough room: else a full log would be written anew for each change that is refused.
+        if !fits(self.length) && fits(self.length.saturating_sub(self.dead)) && !self.frozen {
             self.rewrite()?;
         }
         if self.length.saturating_add(size) > self.limit {

@@ -49,8 +49,8 @@ fn what_was_acknowledged_before_a_kill_is_there_after_it() {
         child.wait().unwrap();
         let text = reader.join().unwrap().unwrap();
         let number = |sign: char| {
-            let lines = text.lines().filter_map(|line| line.strip_prefix(sign)?.parse::<u64>().ok());
-            lines.last()
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix(sign)?.parse::<u64>().ok());
+            lines.next_back()
         };
         let Some(last) = number('+') else { continue };
         let first = number('-').map_or(0, |settled| settled + 1);
