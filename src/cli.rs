@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 pub mod cluster;
 pub mod demo;
+pub mod journal;
 pub mod mount;
 
 /// Arvados Keep as a file system, and a small Arvados cluster to go with it.
@@ -24,6 +25,7 @@ enum Command {
     Mount(Box<mount::Arguments>),
     Cluster(cluster::Arguments),
     Demo(demo::Arguments),
+    Journal(journal::Arguments),
 }
 
 /// Runs the program with the arguments of the process.
@@ -32,6 +34,7 @@ pub fn main() -> ExitCode {
         Command::Mount(arguments) => mount::run(*arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Journal(arguments) => journal::run(arguments),
     }
 }
 
