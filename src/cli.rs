@@ -23,6 +23,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Mount(Box<mount::Arguments>),
+    #[command(hide = true)]
+    MountGuardian(Box<mount::guardian::Arguments>),
     Cluster(cluster::Arguments),
     Demo(demo::Arguments),
     Journal(journal::Arguments),
@@ -32,6 +34,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse_from(arguments()).command {
         Command::Mount(arguments) => mount::run(*arguments),
+        Command::MountGuardian(arguments) => mount::guardian::run(*arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Journal(arguments) => journal::run(arguments),

@@ -106,6 +106,14 @@ impl Supervisor {
         self.listings.get(source).map(|cell| cell.clone())
     }
 
+    /// The collections in which something is not saved.
+    pub fn unsaved_collections(&self) -> Vec<Arc<Cell<CollectionActor>>> {
+        let is_unsaved = |cell: &Arc<Cell<CollectionActor>>| {
+            cell.load().is_some_and(|state| state.is_unsaved() || state.has_changed_drafts())
+        };
+        self.collections.iter().filter(|cell| is_unsaved(cell)).map(|cell| cell.clone()).collect()
+    }
+
     /// Everything that an event could have spoken of, when some may have been missed.
     pub(super) fn mark_all(&self) {
         self.collections.iter().for_each(|cell| cell.mark());

@@ -136,6 +136,19 @@ impl Budget {
         self.take(bytes)
     }
 
+    /// Charges `bytes` if that is possible without waiting, after having asked once to let go of what is only kept.
+    pub fn try_charge_or_reclaim(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        if let Some(charge) = self.try_charge(bytes) {
+            return Some(charge);
+        }
+        if self.waiting() > 0 || bytes > self.capacity {
+            return None;
+        }
+        let free = self.capacity.saturating_sub(self.used());
+        self.reclaim.get().and_then(Weak::upgrade)?.reclaim(bytes.saturating_sub(free));
+        self.take(bytes)
+    }
+
     /// Charges `bytes`, waiting for room as long as it takes. Dropping the future gives the place in the queue up.
     pub async fn charge(self: &Arc<Self>, bytes: usize) -> Result<Charge, TooLarge> {
         if bytes > self.capacity {

@@ -10,6 +10,7 @@ use std::time::Duration;
 struct Sample {
     cache: crate::cache::Figures,
     bytes_read: u64,
+    bytes_written: u64,
     operations: [(u64, Duration); Operation::ALL.len()],
 }
 
@@ -18,6 +19,7 @@ impl Sample {
         Sample {
             cache: cache.figures(),
             bytes_read: statistics.bytes_read(),
+            bytes_written: statistics.bytes_written(),
             operations: Operation::ALL.map(|(operation, _)| statistics.operation(operation)),
         }
     }
@@ -57,7 +59,7 @@ fn lines(now: &Sample, before: &Sample, interval: Duration) -> String {
     line("keepcalls", (0, 0, "put"), (calls, old_calls, "get"));
     line("net:keep0", (0, 0, "tx"), (cache.fetched_bytes, old.fetched_bytes, "rx"));
     line("keepcache", (cache.hits, old.hits, "hit"), (cache.misses, old.misses, "miss"));
-    line("blkio:0:0", (0, 0, "write"), (now.bytes_read, before.bytes_read, "read"));
+    line("blkio:0:0", (now.bytes_written, before.bytes_written, "write"), (now.bytes_read, before.bytes_read, "read"));
     line(
         "fuseops",
         (operation(now, Operation::Write), operation(before, Operation::Write), "write"),
