@@ -136,16 +136,16 @@ impl Budget {
         self.take(bytes)
     }
 
-    /// Charges `bytes` if that is possible without waiting, after having asked once to let go of what is only kept.
+    /// Charges `bytes` without waiting: who lets go is asked once, if there is no room.
     pub fn try_charge_or_reclaim(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        if let Some(charge) = self.try_charge(bytes) {
-            return Some(charge);
-        }
         if self.waiting() > 0 || bytes > self.capacity {
             return None;
         }
-        let free = self.capacity.saturating_sub(self.used());
-        self.reclaim.get().and_then(Weak::upgrade)?.reclaim(bytes.saturating_sub(free));
+        if let Some(charge) = self.take(bytes) {
+            return Some(charge);
+        }
+        let reclaim = self.reclaim.get().and_then(Weak::upgrade)?;
+        reclaim.reclaim(bytes.saturating_sub(self.capacity.saturating_sub(self.used())));
         self.take(bytes)
     }
 

@@ -1,36 +1,45 @@
-//! Why data cannot be taken, kept, or brought to Keep.
+//! Why written data cannot be taken, kept or stored, and the errno for it.
 
 use crate::remote;
+use std::io;
 
-#[derive(Debug, Clone, thiserror::Error)]
+/// A failure of a dirty file. Clone, because one failed block is told to every file with bytes in it.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The limit of the journal's folder is reached, or its disk is full.
-    #[error("no room for unsaved data in {folder}: {problem}")]
-    NoSpace { folder: String, problem: String },
-    #[error("cannot {what} unsaved data in {folder}: {problem}")]
-    Disk { what: &'static str, folder: String, problem: String },
-    /// Beyond what a file can have, 2^63 - 1 bytes.
-    #[error("a file cannot be that large")]
-    TooLarge,
-    /// Keep does not take a block.
+    /// The scratch folder may not become larger.
+    #[error("{wanted} bytes do not fit into the {limit} bytes of scratch space, of which {used} are used")]
+    NoSpace { wanted: u64, used: u64, limit: u64 },
+    /// A file in the scratch folder cannot be made, read or written.
+    #[error("{what}: {problem}")]
+    Backing { what: String, problem: String, errno: i32 },
+    /// A file larger than there can be.
+    #[error("a file of {size} bytes is too large")]
+    TooLarge { size: u64 },
+    /// Keep did not take a block.
     #[error(transparent)]
-    Keep(#[from] remote::Error),
-    /// A journal speaks of something that makes no sense.
-    #[error("unsaved data from an earlier mount cannot be used: {0}")]
-    Damaged(String),
-    /// The program is ending, or there is an error in it.
-    #[error("bringing data to Keep was broken off")]
+    Remote(#[from] remote::Error),
+    /// The work ended without a result: the program is ending, or there is an error in it.
+    #[error("storing written data was broken off")]
     BrokenOff,
 }
 
 impl Error {
-    /// The value of `errno` for the writer.
+    /// What to tell the kernel.
     pub fn errno(&self) -> i32 {
         match self {
             Error::NoSpace { .. } => libc::ENOSPC,
-            Error::TooLarge => libc::EFBIG,
-            Error::Keep(remote::Error::BlockUnwritable { detail, .. }) if detail.contains("507") => libc::ENOSPC,
-            Error::Disk { .. } | Error::Keep(_) | Error::Damaged(_) | Error::BrokenOff => libc::EIO,
+            Error::Backing { errno, .. } => *errno,
+            Error::TooLarge { .. } => libc::EFBIG,
+            Error::Remote(_) | Error::BrokenOff => libc::EIO,
         }
+    }
+
+    pub(super) fn backing(what: impl Into<String>, error: &io::Error) -> Error {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        Error::Backing { what: what.into(), problem: error.to_string(), errno }
+    }
+
+    pub(super) fn content(problem: impl Into<String>) -> Error {
+        Error::Backing { what: "restoring a file".to_owned(), problem: problem.into(), errno: libc::EIO }
     }
 }

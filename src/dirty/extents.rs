@@ -1,154 +1,168 @@
-//! Which bytes of a file are where: runs that cover it from its start to its end.
+//! The interval map of a file: where each run of its bytes is. Pure; neighbours that continue each other are one entry.
 
-use crate::dirty::store::Sealed;
+use super::sealed::Sealed;
 use crate::keep::Locator;
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
-/// Where a run of bytes is.
-#[derive(Debug, Clone)]
-pub(super) enum Home {
-    /// In a block in Keep, from `offset` on. `own`: this mount brought it there.
-    Stored { locator: Arc<Locator>, size: u64, offset: u64 },
-    /// In a block that is on its way.
+#[derive(Clone)]
+pub(super) enum Source {
+    /// In Keep. `own`: this program stored it for this file.
+    Stored { locator: Locator, block_size: u64, offset: u64, own: bool },
+    /// In a full block on the way to Keep.
     Sealed { block: Arc<Sealed>, offset: u64 },
-    /// In the file's tail.
+    /// In the tail.
     Memory,
-    /// In the backing file, at the same place.
+    /// In the backing file, at the same offset.
     Backing,
-    /// Zeros that nobody wrote.
+    /// Zeros nobody wrote.
     Hole,
 }
 
-impl Home {
-    /// The home of what follows `bytes` later.
-    fn skip(&self, bytes: u64) -> Home {
-        match self {
-            Home::Stored { locator, size, offset } => {
-                Home::Stored { locator: locator.clone(), size: *size, offset: offset + bytes }
-            }
-            Home::Sealed { block, offset } => Home::Sealed { block: block.clone(), offset: offset + bytes },
-            Home::Memory => Home::Memory,
-            Home::Backing => Home::Backing,
-            Home::Hole => Home::Hole,
+#[derive(Clone)]
+pub(super) struct Extent {
+    pub start: u64,
+    pub length: u64,
+    pub source: Source,
+}
+
+impl Extent {
+    pub fn end(&self) -> u64 {
+        self.start + self.length
+    }
+}
+
+/// Covers `[0, size)`.
+#[derive(Default)]
+pub(super) struct Extents {
+    map: BTreeMap<u64, (u64, Source)>,
+    size: u64,
+}
+
+impl Source {
+    /// The same, `by` bytes further.
+    fn skip(&self, by: u64) -> Source {
+        let mut source = self.clone();
+        match &mut source {
+            Source::Stored { offset, .. } | Source::Sealed { offset, .. } => *offset += by,
+            Source::Memory | Source::Backing | Source::Hole => {}
         }
+        source
     }
 
-    /// Is `next` the same run, `length` bytes on?
-    fn continues(&self, length: u64, next: &Home) -> bool {
+    /// Whether `next` continues it after `length` bytes.
+    fn continues(&self, length: u64, next: &Source) -> bool {
         match (self, next) {
-            (Home::Stored { locator, offset, .. }, Home::Stored { locator: other, offset: at, .. }) => {
-                offset + length == *at && (Arc::ptr_eq(locator, other) || locator == other)
+            (Source::Memory, Source::Memory) | (Source::Backing, Source::Backing) | (Source::Hole, Source::Hole) => {
+                true
             }
-            (Home::Sealed { block, offset }, Home::Sealed { block: other, offset: at }) => {
+            (
+                Source::Stored { locator, offset, own, .. },
+                Source::Stored { locator: other, offset: at, own: also, .. },
+            ) => own == also && offset + length == *at && locator == other,
+            (Source::Sealed { block, offset }, Source::Sealed { block: other, offset: at }) => {
                 Arc::ptr_eq(block, other) && offset + length == *at
             }
-            (Home::Memory, Home::Memory) | (Home::Backing, Home::Backing) | (Home::Hole, Home::Hole) => true,
             _ => false,
         }
     }
 }
 
-/// A run.
-#[derive(Debug, Clone)]
-pub(super) struct Run {
-    pub(super) start: u64,
-    pub(super) length: u64,
-    pub(super) home: Home,
-}
-
-/// All runs of a file, by where they start. Neighbours that are one run are one entry.
-#[derive(Debug, Default)]
-pub(super) struct Extents {
-    runs: BTreeMap<u64, (u64, Home)>,
-    size: u64,
-}
-
 impl Extents {
-    pub(super) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.size
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.runs.len()
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.map.len()
     }
 
-    /// Puts a run in the place of whatever was there. What lies between the end of the file and its start becomes a hole.
-    pub(super) fn set(&mut self, start: u64, length: u64, home: Home) {
+    pub fn iter(&self) -> impl Iterator<Item = Extent> + '_ {
+        self.map.iter().map(|(start, (length, source))| Extent {
+            start: *start,
+            length: *length,
+            source: source.clone(),
+        })
+    }
+
+    pub fn any(&self, is: impl Fn(&Source) -> bool) -> bool {
+        self.map.values().any(|(_, source)| is(source))
+    }
+
+    /// What is in `[start, end)`, cut to it.
+    pub fn within(&self, start: u64, end: u64) -> Vec<Extent> {
+        let end = end.min(self.size);
+        let mut found = Vec::new();
+        if start >= end {
+            return found;
+        }
+        let first = self.map.range(..=start).next_back().map_or(start, |(first, _)| *first);
+        for (from, (length, source)) in self.map.range(first..end) {
+            let (low, high) = ((*from).max(start), (from + length).min(end));
+            if low < high {
+                found.push(Extent { start: low, length: high - low, source: source.skip(low - from) });
+            }
+        }
+        found
+    }
+
+    fn split(&mut self, at: u64) {
+        let Some((start, (length, source))) = self.map.range_mut(..at).next_back() else { return };
+        let (start, whole) = (*start, *length);
+        if start + whole > at {
+            *length = at - start;
+            let rest = source.skip(at - start);
+            self.map.insert(at, (start + whole - at, rest));
+        }
+    }
+
+    /// Joins what starts at `at` to what ends there.
+    fn join(&mut self, at: u64) {
+        let Some((length, source)) = self.map.get(&at) else { return };
+        let length = *length;
+        let Some((_, (before, left))) = self.map.range(..at).next_back() else { return };
+        if !left.continues(*before, source) {
+            return;
+        }
+        self.map.remove(&at);
+        if let Some((_, (before, _))) = self.map.range_mut(..at).next_back() {
+            *before += length;
+        }
+    }
+
+    /// `[start, start + length)` is there from now on; a gap before it becomes a hole.
+    pub fn replace(&mut self, start: u64, length: u64, source: Source) {
         if length == 0 {
             return;
         }
         if start > self.size {
             self.resize(start);
         }
-        self.clear(start, start + length);
-        self.size = self.size.max(start + length);
-        self.insert(start, length, home);
+        let end = start + length;
+        self.split(start);
+        self.split(end);
+        while let Some((at, _)) = self.map.range(start..end).next() {
+            let at = *at;
+            self.map.remove(&at);
+        }
+        self.map.insert(start, (length, source));
+        self.size = self.size.max(end);
+        self.join(end);
+        self.join(start);
     }
 
-    /// Makes the file shorter, or longer with a hole.
-    pub(super) fn resize(&mut self, size: u64) {
-        match size.cmp(&self.size) {
-            std::cmp::Ordering::Less => self.clear(size, self.size),
-            std::cmp::Ordering::Greater => self.insert(self.size, size - self.size, Home::Hole),
-            std::cmp::Ordering::Equal => {}
+    /// Cuts, or adds a hole.
+    pub fn resize(&mut self, size: u64) {
+        if size > self.size {
+            let (from, length) = (self.size, size - self.size);
+            self.map.insert(from, (length, Source::Hole));
+            self.size = size;
+            self.join(from);
+        } else {
+            self.split(size);
+            drop(self.map.split_off(&size));
+            self.size = size;
         }
-        self.size = size;
-    }
-
-    /// The runs in a range, cut to it.
-    pub(super) fn range(&self, start: u64, end: u64) -> impl Iterator<Item = Run> + '_ {
-        let first = self.runs.range(..=start).next_back().map_or(start, |(first, _)| *first);
-        self.runs.range(first..end).filter_map(move |(at, (length, home))| {
-            let (from, to) = ((*at).max(start), (at + length).min(end));
-            (from < to).then(|| Run { start: from, length: to - from, home: home.skip(from - at) })
-        })
-    }
-
-    pub(super) fn all(&self) -> impl Iterator<Item = Run> + '_ {
-        self.range(0, self.size)
-    }
-
-    fn clear(&mut self, start: u64, end: u64) {
-        if let Some((&at, (length, home))) = self.runs.range_mut(..start).next_back()
-            && at + *length > start
-        {
-            let rest = (at + *length > end).then(|| (at + *length - end, home.skip(end - at)));
-            *length = start - at;
-            if let Some((length, home)) = rest {
-                self.runs.insert(end, (length, home));
-                return;
-            }
-        }
-        loop {
-            let next = self.runs.range((Bound::Included(start), Bound::Excluded(end))).next();
-            let Some(at) = next.map(|(at, _)| *at) else { return };
-            if let Some((length, home)) = self.runs.remove(&at)
-                && at + length > end
-            {
-                self.runs.insert(end, (at + length - end, home.skip(end - at)));
-            }
-        }
-    }
-
-    fn insert(&mut self, mut start: u64, mut length: u64, mut home: Home) {
-        if length == 0 {
-            return;
-        }
-        if let Some((&at, (before, same))) = self.runs.range(..start).next_back()
-            && at + before == start
-            && same.continues(*before, &home)
-        {
-            (home, length, start) = (same.clone(), length + before, at);
-        }
-        if let Some((after, same)) = self.runs.get(&(start + length))
-            && home.continues(length, same)
-        {
-            let next = start + length;
-            length += after;
-            self.runs.remove(&next);
-        }
-        self.runs.insert(start, (length, home));
     }
 }

@@ -1,37 +1,42 @@
-//! One file: where each of its bytes is, and the writes to it.
+//! A file with data that is not in Keep: writing, cutting, reading it, and putting it down for the journal.
 
-use crate::dirty::extents::{Extents, Home, Run};
-use crate::dirty::store::{DirtyStore, Hold};
-use crate::dirty::{Backing, Content, Error, Extent, Source};
+use super::content::{self, Content};
+use super::error::Error;
+use super::extents::{Extent, Extents, Source};
+use super::lease::Lease;
+use super::scratch::Backing;
+use super::sealed::{Progress, Sealed};
+use super::store::DirtyStore;
+use super::tail::Tail;
 use crate::keep::Locator;
 use crate::remote::keep::PutRequest;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::timeout;
 
-/// How long a writer waits for an upload to make room before its data go to the disk.
+/// How long a writer waits for an upload to give memory back before it takes the scratch file.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Full blocks that may wait for each upload slot before writers have to: more would only fill the memory.
-const WAITING: usize = 2;
-/// How long a writer waits for one of those to leave when Keep is slow.
-const SLOW: Duration = Duration::from_secs(30);
+/// The largest file.
+const LARGEST: u64 = i64::MAX as u64;
 
 /// Where to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     At(u64),
-    /// At the end, wherever that is when it is the write's turn.
+    /// Where the file ends when it is this write's turn.
     End,
 }
 
-/// A piece of what was read.
-#[derive(Debug, Clone)]
+/// A run of what was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     Bytes(Bytes),
-    /// From a block in Keep.
+    /// To be had from Keep.
     Stored {
         locator: Locator,
         offset: u64,
@@ -40,413 +45,474 @@ pub enum Part {
     Zeros(u64),
 }
 
-/// Bytes in memory that were written one after the other.
-pub(super) struct Tail {
-    pub(super) start: u64,
-    pub(super) bytes: Vec<u8>,
-    pub(super) hold: Hold,
-}
+/// The turn to write. Shared with the threads that write to the backing file, so that a writer whose future is dropped
+/// does not let the next one in before its bytes are down.
+pub(super) type Turn = Arc<OwnedMutexGuard<()>>;
 
-impl Tail {
-    fn end(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-}
-
-pub(super) struct Inner {
-    pub(super) extents: Extents,
-    pub(super) tail: Option<Tail>,
-    pub(super) backing: Option<Arc<Backing>>,
-    generation: u64,
-    pub(super) modified: DateTime<Utc>,
-    /// Where the last write ended: the next one there is one of a series.
+pub(super) struct State {
+    pub extents: Extents,
+    pub tail: Option<Tail>,
+    pub backing: Option<Arc<Backing>>,
+    pub generation: u64,
+    pub modified: DateTime<Utc>,
+    /// The short last piece that settling stored, so that the next one can take its place.
+    pub last_own: Option<(u64, Bytes, Lease)>,
+    /// Where the last write ended.
     last_end: u64,
-    /// The bytes of the last small piece that this mount brought to Keep, and where they begin.
-    pub(super) last_own: Option<(u64, Bytes)>,
 }
 
-/// See the essay of [`crate::dirty`].
+/// See the module. The data goes with it, except what is kept for the journal.
 pub struct DirtyFile {
     pub(super) store: Arc<DirtyStore>,
-    pub(super) request: PutRequest,
-    inner: Mutex<Inner>,
-    /// Whose turn it is to change the file.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) number: u64,
+    request: PutRequest,
+    turn: Arc<AsyncMutex<()>>,
+    state: Mutex<State>,
 }
 
-/// What is to be done with a piece of a write.
 enum Step {
-    /// So many bytes are in the tail.
-    Taken(usize),
-    /// The tail is in the way of a new one: write it to the disk first.
+    Done(usize),
+    /// Done, and a block is full.
+    Full(usize, Arc<Sealed>),
+    /// This many bytes belong into the backing file.
+    Backing(usize),
+    /// The tail is in the way.
     Flush,
-    /// There is no memory.
-    Full,
-    /// It belongs on the disk.
-    ToDisk,
+    /// No memory.
+    Refused,
 }
 
 impl DirtyFile {
     pub(super) fn new(
         store: Arc<DirtyStore>,
+        number: u64,
         extents: Extents,
         backing: Option<Arc<Backing>>,
         request: PutRequest,
     ) -> Arc<DirtyFile> {
-        let inner = Inner {
-            extents,
-            tail: None,
-            backing,
-            generation: 0,
-            modified: Utc::now(),
-            last_end: 0,
-            last_own: None,
-        };
-        Arc::new(DirtyFile { store, request, inner: Mutex::new(inner), turn: Arc::default() })
+        let modified = Utc::now();
+        let state = State { extents, tail: None, backing, generation: 0, modified, last_own: None, last_end: u64::MAX };
+        Arc::new(DirtyFile { store, number, request, turn: Arc::default(), state: Mutex::new(state) })
     }
 
-    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
-        self.turn.clone().lock_owned().await
+    pub(super) async fn turn(&self) -> Turn {
+        Arc::new(self.turn.clone().lock_owned().await)
+    }
+
+    /// How its blocks are stored.
+    pub fn request(&self) -> &PutRequest {
+        &self.request
     }
 
     /// Bytes.
     pub fn size(&self) -> u64 {
-        self.inner().extents.size()
+        self.state().extents.size()
     }
 
-    /// How often it was changed.
+    /// Changes with every change of bytes, size or time.
     pub fn generation(&self) -> u64 {
-        self.inner().generation
+        self.state().generation
     }
 
+    /// When it was last changed.
     pub fn modified(&self) -> DateTime<Utc> {
-        self.inner().modified
+        self.state().modified
     }
 
-    pub fn set_modified(&self, time: DateTime<Utc>) {
-        self.inner().modified = time;
+    /// Sets the time, which counts as a change.
+    pub fn set_modified(&self, modified: DateTime<Utc>) {
+        let mut state = self.state();
+        state.modified = modified;
+        state.generation += 1;
     }
 
-    /// Runs that it consists of: what it costs in memory beside its bytes.
-    pub fn runs(&self) -> usize {
-        self.inner().extents.len()
-    }
-
-    /// Is any of it not in Keep?
+    /// Something of it is not in Keep.
     pub fn is_local(&self) -> bool {
-        self.inner().extents.all().any(|run| !matches!(run.home, Home::Stored { .. } | Home::Hole))
+        self.state().extents.any(|source| !matches!(source, Source::Stored { .. }))
     }
 
-    /// Takes data over. Waits for room where that is to be had soon. Errors: [`Error::NoSpace`], [`Error::Disk`],
-    /// [`Error::TooLarge`]; then a part of the data may have been taken, as with any `write`.
-    pub async fn write(&self, place: Place, data: &[u8]) -> Result<(), Error> {
-        if data.is_empty() {
-            return Ok(());
-        }
+    /// Writes all of `data`. Errors: `NoSpace`, `TooLarge`, `Backing`; a part may then have been written. Waits for earlier
+    /// writers, and briefly for memory.
+    pub async fn write(self: &Arc<Self>, place: Place, data: &[u8]) -> Result<(), Error> {
         let turn = self.turn().await;
-        let mut offset = match place {
-            Place::At(offset) => offset,
+        let mut at = match place {
+            Place::At(at) => at,
             Place::End => self.size(),
         };
-        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= i64::MAX as u64);
-        let end = end.ok_or(Error::TooLarge)?;
+        let size = at.saturating_add(data.len() as u64);
+        if size > LARGEST {
+            return Err(Error::TooLarge { size });
+        }
         let mut rest = data;
-        let mut has_waited = false;
+        let mut patient = true;
         while !rest.is_empty() {
-            match self.step(offset, rest) {
-                Step::Taken(count) => {
-                    (offset, rest) = (offset + count as u64, &rest[count..]);
-                    self.wait_for_uploads().await;
+            let step = self.state().step(&self.store, at, rest);
+            let count = match step {
+                Step::Done(count) => count,
+                Step::Full(count, sealed) => {
+                    sealed.upload(&self.store, self);
+                    count
                 }
-                Step::Flush => self.flush_tail().await?,
-                Step::Full if !has_waited && self.store.sealed.load(Ordering::Acquire) > 0 => {
-                    has_waited = true;
-                    let _ = tokio::time::timeout(PATIENCE, self.store.left.notified()).await;
+                Step::Backing(count) => {
+                    self.write_backing(&turn, at, Bytes::copy_from_slice(&rest[..count])).await?;
+                    self.state().wrote(at, count as u64, Source::Backing);
+                    count
                 }
-                Step::Full => {
-                    self.flush_tail().await?;
-                    self.write_to_disk(offset, rest).await?;
-                    rest = &[];
+                Step::Flush => {
+                    self.flush(&turn).await?;
+                    0
                 }
-                Step::ToDisk => {
-                    self.write_to_disk(offset, rest).await?;
-                    rest = &[];
+                Step::Refused if patient && self.wait_for_memory().await => {
+                    patient = false;
+                    0
                 }
-            }
-        }
-        let mut inner = self.inner();
-        inner.last_end = end;
-        inner.changed();
-        drop(turn);
-        Ok(())
-    }
-
-    /// Puts what fits into the tail, if that is where it belongs.
-    fn step(&self, offset: u64, data: &[u8]) -> Step {
-        let mut inner = self.inner();
-        let block_size = self.store.options.block_size;
-        match &inner.tail {
-            Some(tail) if offset >= tail.start && offset <= tail.end() => {}
-            Some(_) if offset == inner.last_end => return Step::Flush,
-            Some(_) => return Step::ToDisk,
-            None if offset == inner.extents.size() || offset == inner.last_end => {
-                inner.tail = Some(Tail { start: offset, bytes: Vec::new(), hold: Hold::new(&self.store) });
-            }
-            None => return Step::ToDisk,
-        }
-        let Some(tail) = &mut inner.tail else { return Step::ToDisk };
-        let at = (offset - tail.start) as usize;
-        let count = data.len().min(block_size as usize - at);
-        let needed = (at + count).max(tail.bytes.len());
-        if !tail.hold.grow(needed, block_size as usize) {
-            if tail.bytes.is_empty() {
-                inner.tail = None;
-            }
-            return Step::Full;
-        }
-        if tail.bytes.capacity() < needed {
-            let more = tail.hold.bytes() - tail.bytes.len();
-            tail.bytes.reserve_exact(more);
-        }
-        let overlap = (tail.bytes.len() - at).min(count);
-        tail.bytes[at..at + overlap].copy_from_slice(&data[..overlap]);
-        tail.bytes.extend_from_slice(&data[overlap..count]);
-        let is_full = tail.bytes.len() as u64 == block_size;
-        inner.extents.set(offset, count as u64, Home::Memory);
-        if is_full {
-            self.seal_tail(&mut inner);
-        }
-        Step::Taken(count)
-    }
-
-    /// Sends the tail to Keep. Parts of it that were written to the disk since go along and are not used.
-    fn seal_tail(&self, inner: &mut Inner) {
-        let Some(Tail { start, bytes, hold }) = inner.tail.take() else { return };
-        let end = start + bytes.len() as u64;
-        let block = self.store.seal(bytes.into(), hold, self.request.clone());
-        for run in inner.in_memory(start, end) {
-            let home = Home::Sealed { block: block.clone(), offset: run.start - start };
-            inner.extents.set(run.start, run.length, home);
-        }
-        inner.last_own = None;
-    }
-
-    async fn wait_for_uploads(&self) {
-        let most = self.store.options.uploads.max(1) * WAITING;
-        let full = || self.store.sealed.load(Ordering::Acquire) > most;
-        if !full() {
-            return;
-        }
-        let wait = async {
-            while full() {
-                let left = self.store.left.notified();
-                if !full() {
-                    return;
+                Step::Refused => {
+                    self.flush(&turn).await?;
+                    let count = rest.len().min(usize::try_from(self.store.block_size).unwrap_or(usize::MAX));
+                    self.write_backing(&turn, at, Bytes::copy_from_slice(&rest[..count])).await?;
+                    self.state().wrote(at, count as u64, Source::Backing);
+                    count
                 }
-                left.await;
-            }
-        };
-        let _ = tokio::time::timeout(SLOW, wait).await;
-    }
-
-    /// Brings the tail to the disk, so that its memory is free. Only for whose turn it is.
-    async fn flush_tail(&self) -> Result<(), Error> {
-        let pieces: Vec<(u64, Vec<u8>)> = {
-            let inner = self.inner();
-            let Some(tail) = &inner.tail else { return Ok(()) };
-            let piece = |run: Run| {
-                let at = (run.start - tail.start) as usize;
-                (run.start, tail.bytes[at..at + run.length as usize].to_vec())
             };
-            inner.in_memory(tail.start, tail.end()).into_iter().map(piece).collect()
-        };
-        for (offset, bytes) in pieces {
-            self.store_on_disk(offset, bytes).await?;
+            at += count as u64;
+            rest = &rest[count..];
         }
-        self.inner().tail = None;
         Ok(())
     }
 
-    async fn write_to_disk(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
-        self.store_on_disk(offset, data.to_vec()).await
+    /// Whether waiting made sense: something was on the way.
+    async fn wait_for_memory(&self) -> bool {
+        let mut ended = pin!(self.store.ended.notified());
+        ended.as_mut().enable();
+        if self.store.in_flight.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        timeout(PATIENCE, ended).await.is_ok()
     }
 
-    /// Writes to the backing file, and says so in the runs.
-    async fn store_on_disk(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Error> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.store.runtime.spawn_blocking(work).await.unwrap_or(Err(Error::BrokenOff))
+    }
+
+    /// Puts bytes down at their place in the backing file, which is made if there is none. The map is not changed.
+    async fn write_backing(&self, turn: &Turn, at: u64, data: Bytes) -> Result<(), Error> {
+        let (turn, backing, scratch) = (turn.clone(), self.state().backing.clone(), self.store.scratch.clone());
+        let backing = self
+            .blocking(move || {
+                let backing = backing.map_or_else(|| scratch.create(), Ok)?;
+                let written = backing.write(at, &data);
+                drop(turn);
+                Ok((backing, written))
+            })
+            .await?;
+        let (backing, written) = backing;
+        self.state().backing = Some(backing);
+        written
+    }
+
+    /// Moves the tail to the backing file.
+    async fn flush(&self, turn: &Turn) -> Result<(), Error> {
+        let copy = self.state().tail.as_ref().map(|tail| (tail.start, Bytes::copy_from_slice(&tail.bytes)));
+        let Some((start, bytes)) = copy else { return Ok(()) };
         let length = bytes.len() as u64;
-        self.put_on_disk(offset, bytes).await?;
-        self.inner().extents.set(offset, length, Home::Backing);
+        self.write_backing(turn, start, bytes).await?;
+        let mut state = self.state();
+        state.extents.replace(start, length, Source::Backing);
+        state.tail = None;
         Ok(())
     }
 
-    /// Writes to the backing file only.
-    async fn put_on_disk(&self, offset: u64, bytes: Vec<u8>) -> Result<(), Error> {
-        let (known, there) = {
-            let inner = self.inner();
-            let end = offset + bytes.len() as u64;
-            let there: u64 = inner
-                .extents
-                .range(offset, end)
-                .filter(|run| matches!(run.home, Home::Backing))
-                .map(|run| run.length)
-                .sum();
-            (inner.backing.clone(), there)
-        };
-        let scratch = self.store.options.scratch.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            let backing = match known {
-                Some(backing) => backing,
-                None => scratch.create()?,
-            };
-            backing.write(offset, &bytes, bytes.len() as u64 - there)?;
-            Ok::<_, Error>(backing)
-        });
-        let backing = work.await.map_err(|_| Error::BrokenOff)??;
-        self.inner().backing.get_or_insert(backing);
-        Ok(())
-    }
-
-    /// Makes the file shorter, or longer with zeros that cost nothing.
+    /// Cuts the file, or extends it with zeros. Error: `TooLarge`.
     pub async fn truncate(&self, size: u64) -> Result<(), Error> {
-        if size > i64::MAX as u64 {
-            return Err(Error::TooLarge);
+        if size > LARGEST {
+            return Err(Error::TooLarge { size });
         }
         let _turn = self.turn().await;
-        let mut inner = self.inner();
-        if size != inner.extents.size() {
-            inner.extents.resize(size);
-            match &mut inner.tail {
-                Some(tail) if tail.start >= size => inner.tail = None,
-                Some(tail) => tail.bytes.truncate((size - tail.start) as usize),
-                None => {}
+        let mut state = self.state();
+        state.extents.resize(size);
+        match &mut state.tail {
+            Some(tail) if tail.start >= size => state.tail = None,
+            Some(tail) => {
+                let left = usize::try_from(size - tail.start).unwrap_or(usize::MAX);
+                tail.bytes.truncate(left);
             }
-            let is_behind = |own: &(u64, Bytes)| own.0 + own.1.len() as u64 > size;
-            inner.last_own = inner.last_own.take().filter(|own| !is_behind(own));
+            None => {}
         }
-        inner.changed();
+        state.forget_last_own(size);
+        let unused = state.drop_unused_backing();
+        state.touch();
+        drop(state);
+        drop(unused);
         Ok(())
     }
 
-    /// What is in a range, as far as the file goes.
+    /// What is in `[offset, offset + length)`, as far as the file goes. Does not wait for writers.
     pub async fn read(&self, offset: u64, length: u64) -> Result<Vec<Part>, Error> {
-        let mut parts = Vec::new();
-        let mut on_disk = Vec::new();
-        let backing = {
-            let inner = self.inner();
-            let end = offset.saturating_add(length).min(inner.extents.size());
-            for run in inner.extents.range(offset, end.max(offset)) {
-                let Run { start, length, home } = run;
-                parts.push(match home {
-                    Home::Stored { locator, offset, .. } => Part::Stored { locator: (*locator).clone(), offset, length },
-                    Home::Sealed { block, offset } => match (block.bytes(), block.locator()) {
-                        (Some(bytes), _) => Part::Bytes(bytes.slice(offset as usize..(offset + length) as usize)),
-                        (None, Some(locator)) => Part::Stored { locator: (*locator).clone(), offset, length },
-                        (None, None) => return Err(Error::BrokenOff),
-                    },
-                    Home::Memory => {
-                        let tail = inner.tail.as_ref().ok_or(Error::BrokenOff)?;
-                        let at = (start - tail.start) as usize;
-                        Part::Bytes(Bytes::copy_from_slice(&tail.bytes[at..at + length as usize]))
-                    }
-                    Home::Backing => {
-                        on_disk.push((parts.len(), start, length as usize));
-                        Part::Zeros(length)
-                    }
-                    Home::Hole => Part::Zeros(length),
-                });
-            }
-            inner.backing.clone()
+        let (parts, backing) = {
+            let state = self.state();
+            let found = state.extents.within(offset, offset.saturating_add(length));
+            let parts = found.into_iter().map(|extent| (extent.clone(), state.part(&extent))).collect::<Vec<_>>();
+            (parts, state.backing.clone())
         };
-        if let (Some(backing), false) = (backing, on_disk.is_empty()) {
-            let work = tokio::task::spawn_blocking(move || {
-                let read = |(part, start, length)| Ok((part, backing.read(start, length)?));
-                on_disk.into_iter().map(read).collect::<Result<Vec<_>, Error>>()
+        let mut read = Vec::with_capacity(parts.len());
+        for (extent, part) in parts {
+            read.push(match part {
+                Some(part) => part,
+                None => {
+                    let backing = backing.clone().ok_or(Error::BrokenOff)?;
+                    let bytes = self.blocking(move || {
+                        let length = usize::try_from(extent.length);
+                        let length = length.map_err(|_| Error::TooLarge { size: extent.length })?;
+                        let mut bytes = BytesMut::zeroed(length);
+                        backing.read(extent.start, &mut bytes)?;
+                        Ok(bytes.freeze())
+                    });
+                    Part::Bytes(bytes.await?)
+                }
             });
-            for (part, bytes) in work.await.map_err(|_| Error::BrokenOff)?? {
-                parts[part] = Part::Bytes(bytes.into());
-            }
         }
-        Ok(parts)
+        Ok(read)
     }
 
-    /// The file in a form that outlives the process: everything that is not in Keep is in the backing file, or, if it is
-    /// `inline_limit` bytes at most, in the answer. `durable`: the backing file survives the machine, too.
+    /// The file in a form that outlives the process: up to `inline_limit` local bytes in the content itself, else in the
+    /// backing file, which is kept from now on. `durable`: the backing file is on the disk when this returns.
     pub async fn persist(&self, inline_limit: u64, durable: bool) -> Result<Content, Error> {
-        let _turn = self.turn().await;
-        let runs: Vec<Run> = self.inner().extents.all().collect();
-        let is_local = |run: &&Run| match &run.home {
-            Home::Sealed { block, .. } => block.locator().is_none(),
-            Home::Memory | Home::Backing => true,
-            Home::Stored { .. } | Home::Hole => false,
+        let turn = self.turn().await;
+        let local: u64 = {
+            let state = self.state();
+            let is_local = |extent: &Extent| !matches!(extent.source, Source::Stored { .. } | Source::Hole);
+            state.extents.iter().filter(is_local).map(|extent| extent.length).sum()
         };
-        let local: u64 = runs.iter().filter(is_local).map(|run| run.length).sum();
-        let is_inline = local <= inline_limit;
-        let mut content = Content { size: self.size(), backing: None, extents: Vec::with_capacity(runs.len()) };
-        for run in &runs {
-            let stored = |locator: &Locator, block_size: u64, offset: u64| Source::Stored {
-                locator: locator.as_str().to_owned(),
-                block_size,
-                offset,
+        let inline = local <= inline_limit;
+        if !inline {
+            self.flush(&turn).await?;
+        }
+        let (size, found) = {
+            let state = self.state();
+            (state.extents.size(), state.extents.iter().collect::<Vec<_>>())
+        };
+        let mut content = Content { size, backing: None, extents: Vec::with_capacity(found.len()) };
+        let mut uses_backing = false;
+        for Extent { start, length, source } in found {
+            let stored = match &source {
+                Source::Sealed { block, offset } => block.stored(*offset),
+                _ => None,
             };
-            let source = match &run.home {
-                Home::Stored { locator, size, offset } => stored(locator, *size, *offset),
-                Home::Hole => Source::Hole,
-                Home::Sealed { block, offset } if block.locator().is_some() => match block.locator() {
-                    Some(locator) => stored(&locator, locator.size().unwrap_or(0), *offset),
-                    None => return Err(Error::BrokenOff),
-                },
-                Home::Backing if !is_inline => Source::Backing,
-                Home::Sealed { .. } | Home::Memory | Home::Backing => {
-                    let mut bytes = Vec::with_capacity(run.length as usize);
-                    for part in self.read(run.start, run.length).await? {
-                        match part {
-                            Part::Bytes(piece) => bytes.extend_from_slice(&piece),
-                            Part::Zeros(count) => bytes.resize(bytes.len() + count as usize, 0),
-                            // It has arrived in Keep in this moment: the next look finds it there.
-                            Part::Stored { .. } => return Err(Error::BrokenOff),
+            let source = match stored.unwrap_or(source) {
+                Source::Stored { locator, block_size, offset, .. } => {
+                    content::Source::Stored { locator: locator.as_str().to_owned(), block_size, offset }
+                }
+                Source::Hole => content::Source::Hole,
+                _ if inline => self.inline(start, length).await?,
+                Source::Sealed { block, offset } => {
+                    match block.bytes() {
+                        Some(bytes) => {
+                            let low = usize::try_from(offset).map_err(|_| Error::BrokenOff)?;
+                            let high = usize::try_from(offset + length).map_err(|_| Error::BrokenOff)?;
+                            self.write_backing(&turn, start, bytes.slice(low..high)).await?;
+                            uses_backing = true;
+                            content::Source::Backing
                         }
-                    }
-                    if is_inline {
-                        Source::Inline(bytes.into())
-                    } else {
-                        self.put_on_disk(run.start, bytes).await?;
-                        Source::Backing
+                        // It has just come to Keep.
+                        None => match block.stored(offset) {
+                            Some(Source::Stored { locator, block_size, offset, .. }) => {
+                                content::Source::Stored { locator: locator.as_str().to_owned(), block_size, offset }
+                            }
+                            _ => return Err(Error::BrokenOff),
+                        },
                     }
                 }
+                Source::Memory | Source::Backing => {
+                    uses_backing = true;
+                    content::Source::Backing
+                }
             };
-            content.extents.push(Extent { length: run.length, source });
+            content.extents.push(content::Extent { length, source });
         }
-        if content.extents.iter().any(|extent| extent.source == Source::Backing) {
-            let Some(backing) = self.inner().backing.clone() else { return Err(Error::BrokenOff) };
+        let backing = self.state().backing.clone().filter(|_| uses_backing);
+        if let Some(backing) = backing {
             backing.keep();
             content.backing = Some(backing.number());
             if durable {
-                tokio::task::spawn_blocking(move || backing.sync()).await.map_err(|_| Error::BrokenOff)??;
+                self.blocking(move || backing.sync()).await?;
             }
         }
         Ok(content)
     }
 
-    /// No journal needs its backing file any more.
-    pub fn discard(&self) {
-        if let Some(backing) = &self.inner().backing {
-            backing.discard();
+    async fn inline(&self, start: u64, length: u64) -> Result<content::Source, Error> {
+        let mut bytes = BytesMut::new();
+        let mut parts = self.read(start, length).await?;
+        if let [Part::Stored { locator, offset, .. }] = parts.as_slice() {
+            // Was sealed, has just come to Keep: all of it, for one extent is of one block.
+            let block_size = locator.size().ok_or(Error::BrokenOff)?;
+            let locator = locator.as_str().to_owned();
+            return Ok(content::Source::Stored { locator, block_size, offset: *offset });
         }
+        if let [Part::Bytes(_)] = parts.as_slice()
+            && let Some(Part::Bytes(bytes)) = parts.pop()
+        {
+            return Ok(content::Source::Inline(bytes));
+        }
+        for part in parts {
+            match part {
+                Part::Bytes(more) => bytes.extend_from_slice(&more),
+                Part::Stored { .. } | Part::Zeros(_) => return Err(Error::BrokenOff),
+            }
+        }
+        Ok(content::Source::Inline(bytes.freeze()))
+    }
+
+    /// The journal no longer needs the backing file: it goes with the file.
+    pub fn discard(&self) {
+        let unused = {
+            let mut state = self.state();
+            state.backing.iter().for_each(|backing| backing.discard());
+            state.drop_unused_backing()
+        };
+        drop(unused);
+    }
+
+    /// Puts Keep in the place of a block that is stored.
+    pub(super) fn resolve(&self, sealed: &Arc<Sealed>) {
+        let mut state = self.state();
+        for extent in state.extents.within(sealed.start, sealed.start + sealed.length) {
+            if let Source::Sealed { block, offset } = &extent.source
+                && Arc::ptr_eq(block, sealed)
+                && let Some(source) = sealed.stored(*offset)
+            {
+                state.extents.replace(extent.start, extent.length, source);
+            }
+        }
+    }
+
+    /// The full blocks that are not in Keep. Those that failed are started again.
+    pub(super) fn start_sealed(self: &Arc<Self>) -> Vec<Arc<Sealed>> {
+        let mut found: Vec<Arc<Sealed>> = Vec::new();
+        for extent in self.state().extents.iter() {
+            if let Source::Sealed { block, .. } = extent.source
+                && !found.iter().any(|known| Arc::ptr_eq(known, &block))
+            {
+                found.push(block);
+            }
+        }
+        for sealed in &found {
+            if let Progress::Failed(_) = sealed.progress() {
+                sealed.upload(&self.store, self);
+            }
+        }
+        found
     }
 }
 
-impl Inner {
-    fn changed(&mut self) {
+impl State {
+    fn touch(&mut self) {
         self.generation += 1;
         self.modified = Utc::now();
     }
 
-    /// The runs in a range that are in the tail.
-    fn in_memory(&self, start: u64, end: u64) -> Vec<Run> {
-        self.extents.range(start, end).filter(|run| matches!(run.home, Home::Memory)).collect()
+    fn forget_last_own(&mut self, from: u64) {
+        if self.last_own.as_ref().is_some_and(|(start, bytes, _)| from < start + bytes.len() as u64) {
+            self.last_own = None;
+        }
+    }
+
+    fn wrote(&mut self, at: u64, length: u64, source: Source) {
+        self.forget_last_own(at);
+        self.extents.replace(at, length, source);
+        self.last_end = at + length;
+        self.touch();
+    }
+
+    /// Takes the backing file out if nothing is in it and nobody else needs it. To be dropped outside the lock.
+    pub fn drop_unused_backing(&mut self) -> Option<Arc<Backing>> {
+        let unused = self.backing.as_ref().is_some_and(|backing| !backing.is_kept())
+            && !self.extents.any(|source| matches!(source, Source::Backing));
+        if unused { self.backing.take() } else { None }
+    }
+
+    /// Does as much of a write as can be done without I/O, or says what else is to be done.
+    fn step(&mut self, store: &DirtyStore, at: u64, data: &[u8]) -> Step {
+        let block_size = usize::try_from(store.block_size).unwrap_or(usize::MAX);
+        let size = self.extents.size();
+        let sequential = at == size || size == 0 || at == self.last_end;
+        let mut tail = match self.tail.take() {
+            Some(mut tail) => {
+                if at < tail.start {
+                    let before = usize::try_from(tail.start - at).unwrap_or(usize::MAX);
+                    self.tail = Some(tail);
+                    return Step::Backing(data.len().min(before));
+                }
+                if at < tail.end() {
+                    let from = usize::try_from(at - tail.start).unwrap_or(usize::MAX);
+                    let count = data.len().min(tail.bytes.len() - from);
+                    tail.bytes[from..from + count].copy_from_slice(&data[..count]);
+                    self.tail = Some(tail);
+                    self.wrote(at, count as u64, Source::Memory);
+                    return Step::Done(count);
+                }
+                if at > tail.end() {
+                    self.tail = Some(tail);
+                    return if sequential { Step::Flush } else { Step::Backing(data.len().min(block_size)) };
+                }
+                tail
+            }
+            None if sequential => match Tail::new(at, block_size, &store.allowance) {
+                Some(tail) => tail,
+                None => return Step::Refused,
+            },
+            None => return Step::Backing(data.len().min(block_size)),
+        };
+        let count = tail.append(data, block_size, &store.allowance);
+        if count == 0 {
+            self.tail = Some(tail);
+            return Step::Refused;
+        }
+        if tail.bytes.len() < block_size {
+            self.tail = Some(tail);
+            self.wrote(at, count as u64, Source::Memory);
+            return Step::Done(count);
+        }
+        let start = tail.start;
+        let (bytes, leases) = tail.into_parts();
+        let sealed = Sealed::new(start, bytes, leases);
+        self.wrote(at, count as u64, Source::Memory);
+        self.extents.replace(start, sealed.length, Source::Sealed { block: sealed.clone(), offset: 0 });
+        Step::Full(count, sealed)
+    }
+
+    /// What can be read of an extent without I/O; `None` is in the backing file.
+    pub fn part(&self, extent: &Extent) -> Option<Part> {
+        let range = |offset: u64| -> Option<std::ops::Range<usize>> {
+            Some(usize::try_from(offset).ok()?..usize::try_from(offset + extent.length).ok()?)
+        };
+        match &extent.source {
+            Source::Stored { locator, offset, .. } => {
+                Some(Part::Stored { locator: locator.clone(), offset: *offset, length: extent.length })
+            }
+            Source::Sealed { block, offset } => match block.bytes() {
+                Some(bytes) => Some(Part::Bytes(bytes.slice(range(*offset)?))),
+                None => match block.stored(*offset)? {
+                    Source::Stored { locator, offset, .. } => {
+                        Some(Part::Stored { locator, offset, length: extent.length })
+                    }
+                    _ => None,
+                },
+            },
+            Source::Memory => {
+                let tail = self.tail.as_ref()?;
+                let bytes = tail.bytes.get(range(extent.start.checked_sub(tail.start)?)?)?;
+                Some(Part::Bytes(Bytes::copy_from_slice(bytes)))
+            }
+            Source::Hole => Some(Part::Zeros(extent.length)),
+            Source::Backing => None,
+        }
     }
 }

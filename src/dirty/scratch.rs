@@ -1,15 +1,18 @@
-//! Backing files: sparse files in a folder of our own, each with the bytes of one file of the mount at their places.
+//! The scratch folder: one sparse file per dirty file that needs one, bounded in their sum.
+//!
+//! What counts is which ranges of a file were written, each once. A backing file disappears with its [`Backing`] unless it
+//! is kept for the journal.
 
-use crate::dirty::Error;
-use std::fs::{DirBuilder, File, OpenOptions};
+use super::error::Error;
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// A folder of backing files, with a limit on what they take together.
-#[derive(Debug)]
+/// A folder of backing files.
 pub struct Scratch {
     folder: PathBuf,
     limit: u64,
@@ -17,119 +20,167 @@ pub struct Scratch {
     next: AtomicU64,
 }
 
-/// One backing file. It goes with its last owner unless somebody wants to find it after a crash.
-#[derive(Debug)]
+/// A file in it.
 pub struct Backing {
     scratch: Arc<Scratch>,
     file: File,
     number: u64,
-    counted: AtomicU64,
-    is_kept: AtomicBool,
+    kept: AtomicBool,
+    allocated: AtomicU64,
+    /// Start and end of what was written.
+    written: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Scratch {
-    /// Opens a folder, made if it is not there; `limit` in bytes. Errors: those of the operating system.
+    /// The folder, created where missing, in which at most `limit` bytes may be.
     pub fn open(folder: PathBuf, limit: u64) -> io::Result<Arc<Scratch>> {
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        let mut last = 0;
-        for entry in std::fs::read_dir(&folder)? {
-            let number = entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
-            last = last.max(number.unwrap_or(0));
+        let mut next = 1;
+        for entry in fs::read_dir(&folder)? {
+            let number: Option<u64> = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+            next = next.max(number.map_or(0, |number| number.saturating_add(1)));
         }
-        Ok(Arc::new(Scratch { folder, limit, used: AtomicU64::new(0), next: AtomicU64::new(last + 1) }))
+        Ok(Arc::new(Scratch { folder, limit, used: AtomicU64::new(0), next: AtomicU64::new(next) }))
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Bytes in it, as far as files of this process are concerned.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Bytes that may be in it.
+    pub fn limit(&self) -> u64 {
+        self.limit
     }
 
     fn path(&self, number: u64) -> PathBuf {
         self.folder.join(number.to_string())
     }
 
-    /// A new, empty file.
+    fn backing(self: &Arc<Self>, file: File, number: u64, kept: bool) -> Arc<Backing> {
+        let (allocated, written) = (AtomicU64::new(0), Mutex::default());
+        Arc::new(Backing { scratch: self.clone(), file, number, kept: AtomicBool::new(kept), allocated, written })
+    }
+
+    /// A new, empty backing file.
     pub fn create(self: &Arc<Self>) -> Result<Arc<Backing>, Error> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600).open(self.path(number));
-        self.backing(number, file.map_err(|error| self.error("create", &error))?, false)
+        let number = self.next.fetch_add(1, Ordering::AcqRel);
+        let path = self.path(number);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| Error::backing(format!("creating {}", path.display()), &error))?;
+        Ok(self.backing(file, number, false))
     }
 
-    /// The file that an earlier process left. It stays where it is until it is [discarded](Backing::discard).
+    /// A backing file of an earlier process; it is kept.
     pub fn adopt(self: &Arc<Self>, number: u64) -> Result<Arc<Backing>, Error> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(number));
-        self.backing(number, file.map_err(|error| self.error("find", &error))?, true)
-    }
-
-    fn backing(self: &Arc<Self>, number: u64, file: File, is_kept: bool) -> Result<Arc<Backing>, Error> {
-        let (counted, is_kept) = (AtomicU64::new(0), AtomicBool::new(is_kept));
-        Ok(Arc::new(Backing { scratch: self.clone(), file, number, counted, is_kept }))
-    }
-
-    /// Bytes that were written to all its files and are still needed; overwritten ones count once more.
-    pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    fn error(&self, what: &'static str, error: &io::Error) -> Error {
-        let folder = self.folder.display().to_string();
-        match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace { folder, problem: error.to_string() },
-            _ => Error::Disk { what, folder, problem: error.to_string() },
-        }
+        let path = self.path(number);
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|error| Error::backing(format!("opening {}", path.display()), &error))?;
+        self.next.fetch_max(number.saturating_add(1), Ordering::AcqRel);
+        Ok(self.backing(file, number, true))
     }
 }
 
 impl Backing {
+    /// Its name in the folder.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Writes bytes; `grown` of them at places that had none here before. Blocks as long as the disk does.
-    pub(super) fn write(&self, offset: u64, bytes: &[u8], grown: u64) -> Result<(), Error> {
-        let scratch = &self.scratch;
-        let before = scratch.used.fetch_add(grown, Ordering::Relaxed);
-        if before.saturating_add(grown) > scratch.limit {
-            scratch.used.fetch_sub(grown, Ordering::Relaxed);
-            let problem = format!("the limit of {} bytes is reached (--journal-size)", scratch.limit);
-            return Err(Error::NoSpace { folder: scratch.folder.display().to_string(), problem });
+    /// The file outlives this.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Release);
+    }
+
+    /// The file goes when this is dropped.
+    pub fn discard(&self) {
+        self.kept.store(false, Ordering::Release);
+    }
+
+    /// Whether the file outlives this.
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire)
+    }
+
+    fn what(&self, verb: &str) -> String {
+        format!("{verb} {}", self.scratch.path(self.number).display())
+    }
+
+    /// Counts a range as written. Errors: `NoSpace`, unless `force`.
+    pub(super) fn count(&self, start: u64, end: u64, force: bool) -> Result<(), Error> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let first =
+            written.range(..=start).next_back().filter(|(_, to)| **to >= start).map_or(start, |(from, _)| *from);
+        let touched: Vec<(u64, u64)> = written.range(first..=end).map(|(from, to)| (*from, *to)).collect();
+        let before: u64 = touched.iter().map(|(from, to)| to - from).sum();
+        let low = first.min(start);
+        let high = touched.last().map_or(end, |(_, to)| (*to).max(end));
+        let more = (high - low) - before;
+        let limit = self.scratch.limit;
+        let fits = |used: u64| Some(used.saturating_add(more)).filter(|sum| force || more == 0 || *sum <= limit);
+        if let Err(used) = self.scratch.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits) {
+            return Err(Error::NoSpace { wanted: more, used, limit });
         }
-        self.counted.fetch_add(grown, Ordering::Relaxed);
-        self.file.write_all_at(bytes, offset).map_err(|error| scratch.error("write", &error))
+        self.allocated.fetch_add(more, Ordering::AcqRel);
+        for (from, _) in touched {
+            written.remove(&from);
+        }
+        written.insert(low, high);
+        Ok(())
     }
 
-    pub(super) fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
-        let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, offset).map_err(|error| self.scratch.error("read", &error))?;
-        Ok(bytes)
+    /// Blocking.
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.count(offset, offset + data.len() as u64, false)?;
+        self.file.write_all_at(data, offset).map_err(|error| Error::backing(self.what("writing"), &error))
     }
 
+    /// Fills `buffer`; what is beyond the end of the file is zeros. Blocking.
+    pub(super) fn read(&self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Error> {
+        while !buffer.is_empty() {
+            match self.file.read_at(buffer, offset) {
+                Ok(0) => {
+                    buffer.fill(0);
+                    return Ok(());
+                }
+                Ok(count) => {
+                    offset += count as u64;
+                    buffer = &mut buffer[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::backing(self.what("reading"), &error)),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn length(&self) -> Result<u64, Error> {
+        let metadata = self.file.metadata().map_err(|error| Error::backing(self.what("looking at"), &error))?;
+        Ok(metadata.len())
+    }
+
+    /// Until it is on the disk, its name included. Blocking.
     pub(super) fn sync(&self) -> Result<(), Error> {
-        self.file.sync_data().map_err(|error| self.scratch.error("sync", &error))
-    }
-
-    /// It is to be found by the next mount if this one dies.
-    pub(super) fn keep(&self) {
-        self.is_kept.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_kept(&self) -> bool {
-        self.is_kept.load(Ordering::Acquire)
-    }
-
-    /// Nobody needs it any more: it goes with its last owner.
-    pub(super) fn discard(&self) {
-        self.is_kept.store(false, Ordering::Release);
+        let synced = self.file.sync_all().and_then(|()| File::open(&self.scratch.folder)?.sync_all());
+        synced.map_err(|error| Error::backing(self.what("syncing"), &error))
     }
 }
 
 impl Drop for Backing {
     fn drop(&mut self) {
-        self.scratch.used.fetch_sub(*self.counted.get_mut(), Ordering::Relaxed);
-        if !*self.is_kept.get_mut()
-            && let Err(error) = std::fs::remove_file(self.scratch.path(self.number))
+        self.scratch.used.fetch_sub(self.allocated.load(Ordering::Acquire), Ordering::AcqRel);
+        if !self.is_kept()
+            && let Err(error) = fs::remove_file(self.scratch.path(self.number))
         {
-            tracing::warn!(number = self.number, %error, "cannot remove a file of unsaved data");
+            tracing::warn!("{}: {error}", self.what("removing"));
         }
     }
 }

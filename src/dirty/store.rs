@@ -1,261 +1,193 @@
-//! What all dirty files of a mount share: the limit on their memory, and the way to Keep.
+//! What all dirty files share: the memory they may have, the scratch folder, the way to Keep.
 
-use crate::cache::{Budget, Charge};
-use crate::dirty::extents::{Extents, Home};
-use crate::dirty::{Content, DirtyFile, Error, Scratch, Source};
+use super::content::{self, Content};
+use super::error::Error;
+use super::extents::{Extents, Source};
+use super::file::DirtyFile;
+use super::lease::Allowance;
+use super::scratch::{Backing, Scratch};
+use crate::cache::Budget;
 use crate::keep::manifest::Piece;
 use crate::keep::{Locator, MAX_BLOCK_SIZE};
 use crate::remote::keep::{Keep, PutRequest};
 use bytes::Bytes;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore};
 
-/// How a store is made.
+/// For how long the locator of the block of zeros is used: much less than any signature is valid.
+const ZEROS_FOR: Duration = Duration::from_secs(600);
+
+/// What a store works with.
 pub struct Options {
     pub budget: Arc<Budget>,
-    /// The most bytes of the budget that data at rest may have: it must leave room for the largest block.
+    /// Most bytes of dirty data in memory.
     pub memory: usize,
     pub scratch: Arc<Scratch>,
     pub keep: Arc<dyn Keep>,
     /// Where uploads run.
     pub runtime: Handle,
-    /// Uploads at a time.
+    /// How many at once.
     pub uploads: usize,
-    /// Size of a full block, in bytes: [`MAX_BLOCK_SIZE`], but for tests.
+    /// 64 MiB except in tests.
     pub block_size: u64,
 }
 
-/// What it holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Figures {
-    /// Bytes in memory, on their way to Keep included.
-    pub memory: usize,
-    /// Bytes in backing files.
-    pub disk: u64,
-    /// Blocks that are full and not in Keep yet.
-    pub sealed: usize,
-}
-
-/// See the module's essay.
+/// See the module.
 pub struct DirtyStore {
-    pub(super) options: Options,
-    memory: AtomicUsize,
-    pub(super) sealed: AtomicUsize,
-    /// A sealed block has left.
-    pub(super) left: Notify,
+    pub(super) allowance: Arc<Allowance>,
+    pub(super) scratch: Arc<Scratch>,
+    pub(super) runtime: Handle,
     pub(super) permits: Arc<Semaphore>,
-    /// Blocks of zeros that are in Keep, by size and how they are stored.
-    zeros: Mutex<HashMap<(u64, u32, Vec<String>), Arc<Locator>>>,
+    pub(super) uploads: usize,
+    pub(super) block_size: u64,
+    /// Most bytes of a block that is packed.
+    pub(super) pack_size: u64,
+    /// Sealed blocks on the way.
+    pub(super) in_flight: AtomicUsize,
+    /// One of them ended.
+    pub(super) ended: Notify,
+    keep: Arc<dyn Keep>,
+    next: AtomicU64,
+    stored: AtomicU64,
+    failed: AtomicU64,
+    zeros: Mutex<Vec<(PutRequest, Locator, Instant)>>,
 }
 
-/// Permission to hold so much memory; counted against the store's limit and the budget.
-pub(super) struct Hold {
-    store: Arc<DirtyStore>,
-    charges: Vec<Charge>,
-    bytes: usize,
-}
-
-/// The first step in which a tail grows, and the largest: few steps for large files, little waste for small ones.
-const FIRST_STEP: usize = 64 << 10;
-const LARGEST_STEP: usize = 4 << 20;
-
-impl Hold {
-    pub(super) fn new(store: &Arc<DirtyStore>) -> Hold {
-        Hold { store: store.clone(), charges: Vec::new(), bytes: 0 }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Makes it `needed` bytes at least. `false`: there is no room now.
-    pub(super) fn grow(&mut self, needed: usize, most: usize) -> bool {
-        if needed <= self.bytes {
-            return true;
-        }
-        let step = self.bytes.clamp(FIRST_STEP, LARGEST_STEP);
-        let more = (needed - self.bytes).max(step).min(most.saturating_sub(self.bytes)).max(needed - self.bytes);
-        let limit = self.store.options.memory;
-        let fits = |used: usize| used.checked_add(more).filter(|sum| *sum <= limit);
-        if self.store.memory.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_err() {
-            return false;
-        }
-        match self.store.options.budget.try_charge_or_reclaim(more) {
-            Some(charge) => {
-                self.charges.push(charge);
-                self.bytes += more;
-                true
-            }
-            None => {
-                self.store.memory.fetch_sub(more, Ordering::AcqRel);
-                false
-            }
-        }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.store.memory.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
-}
-
-/// A full block on its way to Keep. Its bytes stay until it is there.
-pub(super) struct Sealed {
-    held: Mutex<Option<(Bytes, Hold)>>,
-    request: PutRequest,
-    /// `None` while it is under way.
-    result: watch::Sender<Option<Result<Arc<Locator>, Error>>>,
-}
-
-impl std::fmt::Debug for Sealed {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Sealed")
-    }
-}
-
-impl Sealed {
-    pub(super) fn bytes(&self) -> Option<Bytes> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().map(|(bytes, _)| bytes.clone())
-    }
-
-    pub(super) fn locator(&self) -> Option<Arc<Locator>> {
-        self.result.borrow().as_ref().and_then(|result| result.as_ref().ok().cloned())
-    }
-
-    /// Waits until it is in Keep; tries again if that has failed before.
-    pub(super) async fn arrive(self: &Arc<Self>, store: &Arc<DirtyStore>) -> Result<Arc<Locator>, Error> {
-        let has_failed = matches!(&*self.result.borrow(), Some(Err(_)));
-        if has_failed {
-            self.result.send_replace(None);
-            store.send(self.clone());
-        }
-        let mut result = self.result.subscribe();
-        let arrived = result.wait_for(Option::is_some).await.map_err(|_| Error::BrokenOff)?;
-        arrived.clone().unwrap_or(Err(Error::BrokenOff))
-    }
+/// What a store has done and holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    pub memory: usize,
+    pub memory_limit: usize,
+    pub scratch: u64,
+    pub scratch_limit: u64,
+    /// Full blocks on the way.
+    pub in_flight: usize,
+    pub blocks_stored: u64,
+    pub blocks_failed: u64,
 }
 
 impl DirtyStore {
+    /// A store without files. `memory` is cut where a block would not fit into the budget beside it.
     pub fn new(options: Options) -> Arc<DirtyStore> {
-        let permits = Arc::new(Semaphore::new(options.uploads.max(1)));
+        let block_size = options.block_size.clamp(1, MAX_BLOCK_SIZE);
+        let capacity = options.budget.capacity();
+        let block = usize::try_from(block_size).unwrap_or(usize::MAX);
+        let memory = options.memory.min(capacity.saturating_sub(block).max(capacity / 2));
+        let uploads = options.uploads.max(1);
         Arc::new(DirtyStore {
-            options,
-            memory: AtomicUsize::new(0),
-            sealed: AtomicUsize::new(0),
-            left: Notify::new(),
-            permits,
+            allowance: Allowance::new(options.budget, memory),
+            scratch: options.scratch,
+            runtime: options.runtime,
+            permits: Arc::new(Semaphore::new(uploads)),
+            uploads,
+            block_size,
+            pack_size: block_size.min((capacity - memory) as u64).max(1),
+            in_flight: AtomicUsize::new(0),
+            ended: Notify::new(),
+            keep: options.keep,
+            next: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
             zeros: Mutex::default(),
         })
     }
 
-    /// A file with this content, nothing of which is dirty. `request`: how what is written to it is to be stored.
+    /// A file that consists of `pieces` so far; what is written to it is stored as `request` says.
     pub fn file(self: &Arc<Self>, pieces: impl Iterator<Item = Piece<Locator>>, request: PutRequest) -> Arc<DirtyFile> {
         let mut extents = Extents::default();
-        for piece in pieces {
-            let home =
-                Home::Stored { locator: Arc::new(piece.block), size: piece.block_size, offset: piece.offset };
-            extents.set(extents.size(), piece.length, home);
+        for Piece { block, block_size, offset, length } in pieces {
+            extents.replace(extents.size(), length, Source::Stored { locator: block, block_size, offset, own: false });
         }
-        DirtyFile::new(self.clone(), extents, None, request)
+        self.make(extents, None, request)
     }
 
-    /// A file as a journal has it. `scratch`: where its backing file is.
+    fn make(self: &Arc<Self>, extents: Extents, backing: Option<Arc<Backing>>, request: PutRequest) -> Arc<DirtyFile> {
+        DirtyFile::new(self.clone(), self.next.fetch_add(1, Ordering::AcqRel), extents, backing, request)
+    }
+
+    /// A file as the journal has it. Its backing file is in `folder`, `None` for the store's own. Blocking, but short.
     pub fn restore(
         self: &Arc<Self>,
         content: &Content,
-        scratch: Option<&Arc<Scratch>>,
+        folder: Option<&Arc<Scratch>>,
         request: PutRequest,
     ) -> Result<Arc<DirtyFile>, Error> {
-        let scratch = scratch.unwrap_or(&self.options.scratch);
-        let mut backing = content.backing.map(|number| scratch.adopt(number)).transpose()?;
         let mut extents = Extents::default();
+        let scratch = folder.unwrap_or(&self.scratch);
+        let mut backing = content.backing.map(|number| scratch.adopt(number)).transpose()?;
+        let there = backing.as_ref().map_or(Ok(0), |backing| backing.length())?;
         for extent in &content.extents {
-            let at = extents.size();
-            let home = match &extent.source {
-                Source::Stored { locator, block_size, offset } => {
-                    let locator = locator.parse::<Locator>().map_err(|error| Error::Damaged(error.to_string()))?;
-                    Home::Stored { locator: Arc::new(locator), size: *block_size, offset: *offset }
-                }
-                Source::Backing if backing.is_some() => Home::Backing,
-                Source::Backing => return Err(Error::Damaged("a backing file has no number".into())),
-                Source::Inline(bytes) if bytes.len() as u64 == extent.length => {
-                    if backing.is_none() {
-                        backing = Some(self.options.scratch.create()?);
+            let start = extents.size();
+            let end = start.checked_add(extent.length).filter(|end| *end <= content.size);
+            let end = end.ok_or_else(|| Error::content("the extents are longer than the file"))?;
+            let source = match &extent.source {
+                content::Source::Stored { locator, block_size, offset } => {
+                    if offset.checked_add(extent.length).is_none_or(|end| end > *block_size) {
+                        return Err(Error::content("an extent is longer than its block"));
                     }
-                    if let Some(backing) = &backing {
-                        backing.write(at, bytes, extent.length)?;
-                    }
-                    Home::Backing
+                    let locator = locator.parse().map_err(|error| Error::content(format!("{error}")))?;
+                    Source::Stored { locator, block_size: *block_size, offset: *offset, own: false }
                 }
-                Source::Inline(_) => return Err(Error::Damaged("a run has another length than its bytes".into())),
-                Source::Hole => Home::Hole,
+                content::Source::Backing => {
+                    let missing = || Error::content("the backing file is missing or too short");
+                    let backing = backing.as_ref().filter(|_| end <= there).ok_or_else(missing)?;
+                    backing.count(start, end, true)?;
+                    Source::Backing
+                }
+                content::Source::Inline(bytes) => {
+                    if bytes.len() as u64 != extent.length {
+                        return Err(Error::content("an extent has another length than its bytes"));
+                    }
+                    let backing = match &mut backing {
+                        Some(backing) => backing,
+                        None => backing.insert(self.scratch.create()?),
+                    };
+                    backing.write(start, bytes)?;
+                    Source::Backing
+                }
+                content::Source::Hole => Source::Hole,
             };
-            extents.set(at, extent.length, home);
+            extents.replace(start, extent.length, source);
         }
         if extents.size() != content.size {
-            return Err(Error::Damaged(format!("{} bytes where there should be {}", extents.size(), content.size)));
+            return Err(Error::content("the extents are shorter than the file"));
         }
-        Ok(DirtyFile::new(self.clone(), extents, backing, request))
+        Ok(self.make(extents, backing, request))
     }
 
+    /// What it has done and holds.
     pub fn figures(&self) -> Figures {
         Figures {
-            memory: self.memory.load(Ordering::Acquire),
-            disk: self.options.scratch.used(),
-            sealed: self.sealed.load(Ordering::Acquire),
+            memory: self.allowance.used(),
+            memory_limit: self.allowance.limit,
+            scratch: self.scratch.used(),
+            scratch_limit: self.scratch.limit(),
+            in_flight: self.in_flight.load(Ordering::Acquire),
+            blocks_stored: self.stored.load(Ordering::Acquire),
+            blocks_failed: self.failed.load(Ordering::Acquire),
         }
     }
 
-    /// Sends a full block on its way.
-    pub(super) fn seal(self: &Arc<Self>, bytes: Bytes, hold: Hold, request: PutRequest) -> Arc<Sealed> {
-        let held = Mutex::new(Some((bytes, hold)));
-        let sealed = Arc::new(Sealed { held, request, result: watch::Sender::new(None) });
-        self.sealed.fetch_add(1, Ordering::AcqRel);
-        self.send(sealed.clone());
-        sealed
-    }
-
-    fn send(self: &Arc<Self>, sealed: Arc<Sealed>) {
-        let store = self.clone();
-        self.options.runtime.spawn(async move {
-            let Some(bytes) = sealed.bytes() else { return };
-            let result = store.put(bytes, &sealed.request).await;
-            if let Err(error) = &result {
-                tracing::warn!(%error, "a block could not be brought to Keep: it is kept, and tried again");
-            }
-            let is_there = result.is_ok();
-            sealed.result.send_replace(Some(result.map(Arc::new)));
-            if is_there {
-                drop(sealed.held.lock().unwrap_or_else(PoisonError::into_inner).take());
-                store.sealed.fetch_sub(1, Ordering::AcqRel);
-            }
-            store.left.notify_waiters();
-        });
-    }
-
-    /// Brings a block to Keep, when it is its turn.
     pub(super) async fn put(&self, bytes: Bytes, request: &PutRequest) -> Result<Locator, Error> {
-        let _permit = self.permits.acquire().await.map_err(|_| Error::BrokenOff)?;
-        Ok(self.options.keep.put(bytes, request).await?.locator)
+        let stored = self.keep.put(bytes, request).await;
+        let count = if stored.is_ok() { &self.stored } else { &self.failed };
+        count.fetch_add(1, Ordering::AcqRel);
+        Ok(stored?.locator)
     }
 
-    /// A block of zeros, brought to Keep when it is first needed.
-    pub(super) async fn zeros(&self, size: u64, request: &PutRequest) -> Result<Arc<Locator>, Error> {
-        // Never written, so these pages are the kernel's one page of zeros and take no memory.
-        static ZEROS: [u8; MAX_BLOCK_SIZE as usize] = [0; MAX_BLOCK_SIZE as usize];
-        let key = (size, request.replicas.unwrap_or(0), request.storage_classes.clone());
-        let known = self.zeros.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(known) = known {
-            return Ok(known);
+    /// The block of `block_size` zeros, stored as `request` says. Its pages are never written to, so they are no memory.
+    pub(super) async fn zeros(&self, request: &PutRequest) -> Result<Locator, Error> {
+        let mut zeros = self.zeros.lock().await;
+        zeros.retain(|(_, _, since)| since.elapsed() < ZEROS_FOR);
+        if let Some((_, locator, _)) = zeros.iter().find(|(known, _, _)| known == request) {
+            return Ok(locator.clone());
         }
-        let bytes = Bytes::from_static(&ZEROS[..size as usize]);
-        let locator = Arc::new(self.put(bytes, request).await?);
-        self.zeros.lock().unwrap_or_else(PoisonError::into_inner).insert(key, locator.clone());
+        let size = usize::try_from(self.block_size).map_err(|_| Error::TooLarge { size: self.block_size })?;
+        let locator = self.put(Bytes::from(vec![0; size]), request).await?;
+        zeros.push((request.clone(), locator.clone(), Instant::now()));
         Ok(locator)
     }
 }

@@ -19,7 +19,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::files::{self, Amount, File};
 use super::{One, shown};
-use crate::dirty::Source;
+use crate::dirty::content::Source;
 use crate::journal::replay::Changes;
 use crate::journal::{self, Contents, place};
 use crate::keep::Locator;

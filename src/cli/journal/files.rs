@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use crate::dirty::{Content, Source};
+use crate::dirty::Content;
+use crate::dirty::content::Source;
 use crate::journal::{Change, Operation};
 
 /// A file whose content is in the journal.
