@@ -91,15 +91,16 @@ pub async fn mount<F: FileSystem>(
     mount_options.allow_other(options.allow_other).force_readdir_plus(true).custom_options(custom);
     let requests = Arc::new(Requests::default());
     let adapter = adapter::Adapter::new(file_system, statistics, requests.clone(), options.writable);
-    let (session, device) = {
+    let (session, minor, device) = {
         let _alone = MOUNTING.lock().await;
         let before = devices();
         let session = Session::new(mount_options).mount_with_unprivileged(adapter, path).await?;
         keep_from_children();
-        (session, devices().difference(&before).next().copied())
+        let minor = mountpoint::find(path).map(|mount| mount.minor);
+        (session, minor, duplicate(device(minor, &before)))
     };
     // An error from here on drops the session, which unmounts.
-    let notifier = Notifier::start(duplicate(device)?, requests)?;
+    let notifier = Notifier::start(device?, requests)?;
     let ending = notifier.clone();
     let session = tokio::spawn(async move {
         let result = session.await;
@@ -108,7 +109,6 @@ pub async fn mount<F: FileSystem>(
         ending.close();
         result
     });
-    let minor = mountpoint::find(path).map(|mount| mount.minor);
     if let Some(minor) = minor {
         mountpoint::set_read_ahead(minor, READ_AHEAD);
     }
@@ -188,8 +188,8 @@ fn escape(value: &str) -> String {
     value.replace('\\', r"\\").replace(',', r"\,")
 }
 
-/// Only one mount of a process is made at a time, because a session's descriptor is known by being new. Held over the
-/// start of `fusermount3`, which waits for nobody that could want this lock.
+/// Only one mount of a process is made at a time, because on older kernels a session's descriptor is known by being new. Held
+/// over the start of `fusermount3`, which waits for nobody that could want this lock.
 static MOUNTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// The descriptors of this process that belong to a FUSE session.
@@ -199,6 +199,18 @@ fn devices() -> HashSet<RawFd> {
         .flatten()
         .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/fuse")));
     fuse.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The descriptor of the connection with this number, which is the device's minor. Linux says so in `fdinfo` (seen in 6.18);
+/// where it does not, it is the one that was not there before.
+fn device(minor: Option<u32>, before: &HashSet<RawFd>) -> Option<RawFd> {
+    let connection = |descriptor: &RawFd| -> Option<u32> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("fuse_connection:"))?.trim().parse().ok()
+    };
+    let all = devices();
+    let told = minor.and_then(|minor| all.iter().copied().find(|descriptor| connection(descriptor) == Some(minor)));
+    told.or_else(|| all.difference(before).copied().find(|descriptor| connection(descriptor).is_none()))
 }
 
 /// A duplicate of the session's descriptor, which no child inherits.

@@ -71,12 +71,7 @@ impl Supervisor {
     }
 
     /// Changes names, or opens a file for writing; the answer comes when what is `need`ed has come about.
-    pub async fn apply(
-        &self,
-        cell: &Arc<CollectionCell>,
-        operation: Operation,
-        need: Need,
-    ) -> Result<Applied, Error> {
+    pub async fn apply(&self, cell: &Arc<CollectionCell>, operation: Operation, need: Need) -> Result<Applied, Error> {
         self.ask(cell, |reply| Apply { operation: operation.clone(), need, reply }).await
     }
 
@@ -99,7 +94,8 @@ impl Supervisor {
     ) -> Result<(), Error> {
         let cell = self.collection(uuid);
         self.collection_state(&cell, false).await?;
-        self.ask(&cell, |reply| collection::Recover { changes: changes.clone(), scratch: scratch.clone(), reply }).await?;
+        self.ask(&cell, |reply| collection::Recover { changes: changes.clone(), scratch: scratch.clone(), reply })
+            .await?;
         self.save(&cell, Files::All, Need::Server).await.map(drop)
     }
 

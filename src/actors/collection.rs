@@ -294,7 +294,10 @@ impl CollectionActor {
         next.record = record.clone();
         let is_clean = self.local.is_clean() && current.drafts.is_empty();
         let is_as_known = known.is_some_and(|known| Arc::ptr_eq(&known, &current));
-        if is_clean && is_as_known && let Some(numbers) = content.numbers {
+        if is_clean
+            && is_as_known
+            && let Some(numbers) = content.numbers
+        {
             next.numbers = numbers;
             next.snapshot = content.snapshot;
             let changes = changes_between(&current, &next);
@@ -393,11 +396,8 @@ impl CollectionActor {
             let (api, uuid) = (self.environment.api.clone(), self.cell.key().clone());
             let base = self.cell.load().map(|state| state.base.snapshot.clone());
             let work = async move {
-                let query = Query {
-                    filters: vec![Filter::new("id", "=", found.log)],
-                    limit: Some(1),
-                    ..Query::default()
-                };
+                let query =
+                    Query { filters: vec![Filter::new("id", "=", found.log)], limit: Some(1), ..Query::default() };
                 let is_logged = api.logs(&query).await.is_ok_and(|page| !page.items.is_empty());
                 tracing::error!(
                     collection = uuid,
@@ -532,9 +532,11 @@ impl Fetch {
         let expiry = first_expiry(&text);
         drop(text);
         let is_other = |known: &&Arc<CollectionState>| known.portable_data_hash() != record.portable_data_hash;
-        let numbers = self.known.as_ref().filter(is_other).map(|known| {
-            known.numbers.carry(&known.snapshot, &snapshot, record.modified_at)
-        });
+        let numbers = self
+            .known
+            .as_ref()
+            .filter(is_other)
+            .map(|known| known.numbers.carry(&known.snapshot, &snapshot, record.modified_at));
         let interval = self.environment.refresh.max(at.elapsed() * RELUCTANCE);
         let content = Some(FetchedContent { snapshot, numbers, expiry });
         Ok(Fetched { record, content, known: self.known, marks: self.marks, at, interval })
@@ -594,7 +596,11 @@ impl CollectionActor {
     }
 
     /// Takes over a journal, on top of what is shown.
-    fn recover(&mut self, changes: &[(Sequence, Change)], scratch: &Arc<Scratch>) -> Result<Arc<CollectionState>, Error> {
+    fn recover(
+        &mut self,
+        changes: &[(Sequence, Change)],
+        scratch: &Arc<Scratch>,
+    ) -> Result<Arc<CollectionState>, Error> {
         let state = self.cell.load().ok_or(Error::Gone)?;
         let writing = self.environment.writing.clone().ok_or(Error::ReadOnly)?;
         let request = operation::put_request(&writing, &state);

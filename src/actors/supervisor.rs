@@ -18,7 +18,7 @@ use dashmap::DashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Threads for actors. Their handlers take microseconds, so more would only wait.
@@ -41,6 +41,8 @@ pub struct Supervisor {
     next: AtomicUsize,
     collections: Table<CollectionActor>,
     listings: Table<ListingActor>,
+    /// Whether we may change what is in a project, and when that was found out.
+    pub(super) writable: DashMap<String, (bool, Instant)>,
     /// Held while an actor that failed is replaced, so that two who notice it do not both do it. No await inside.
     replacing: Mutex<()>,
 }
@@ -66,6 +68,7 @@ impl Supervisor {
             next: AtomicUsize::new(0),
             collections: DashMap::new(),
             listings: DashMap::new(),
+            writable: DashMap::new(),
             replacing: Mutex::new(()),
         });
         supervisor.environment.network.spawn(sweep(Arc::downgrade(&supervisor)));

@@ -1,7 +1,8 @@
 //! Outages that a journal must survive, and models of what it must remember.
 
 use super::*;
-use crate::dirty::{Content, Extent, Source};
+use crate::dirty::Content;
+use crate::dirty::content::{Extent, Source};
 use chrono::{DateTime, Utc};
 use std::os::unix::fs::PermissionsExt;
 

@@ -14,11 +14,13 @@ use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::{Handles, Open, OpenDirectory, OpenFile, OpenText};
 use crate::vfs::layout::{self, Layout, Place};
 use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, Object, Objects, Pinned, RECORD_FILE};
-use crate::vfs::{Access, Change, Entry, Error, FileSystem, Found, FrontEnd, Handle, Inode, Kind, Opened, PageCache, Timestamp, Totals};
+use crate::vfs::{
+    Access, Change, Entry, Error, FileSystem, Found, FrontEnd, Handle, Inode, Kind, Opened, PageCache, Timestamp,
+    Totals,
+};
 use bytes::Bytes;
-use dashmap::DashMap;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 mod attributes;
 mod changing;
@@ -48,8 +50,6 @@ pub struct Site {
     objects: Objects,
     handles: Handles,
     freshness: Freshness,
-    /// Whether we may write to a project, and when that was found out.
-    projects: DashMap<String, (bool, Instant)>,
     front_end: OnceLock<Arc<dyn FrontEnd>>,
     /// When the mount began: the time of everything that the program itself makes.
     began: Timestamp,
@@ -73,7 +73,6 @@ impl Site {
             cache,
             handles: Handles::default(),
             freshness,
-            projects: DashMap::new(),
             front_end: OnceLock::new(),
             began: Timestamp::from(chrono::Utc::now()),
         });
@@ -255,7 +254,8 @@ impl FileSystem for Site {
         }
         match &object.content {
             Content::Collection { cell, .. } => {
-                let state = self.supervisor.collection_state(cell, false).await?;
+                // Who reads in order to write again must not miss what an event has told.
+                let state = self.supervisor.collection_state(cell, self.can_change()).await?;
                 let node = state.node(inode.number()).ok_or(Error::Stale)?;
                 if state.draft(inode.number()).is_none() && !state.snapshot.is_linked(node) {
                     // Replaced or removed meanwhile: the name has to be looked up again.

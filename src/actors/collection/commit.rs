@@ -135,7 +135,9 @@ impl Commit {
             }
             if error.is_unknown_attribute("replace_files") && edits.is_some() {
                 self.writing.knows_replace_files.store(false, Ordering::Relaxed);
-                tracing::warn!("this cluster does not know replace_files: whole manifests are sent, guarded by the version");
+                tracing::warn!(
+                    "this cluster does not know replace_files: whole manifests are sent, guarded by the version"
+                );
                 edits = None;
                 continue;
             }
@@ -270,21 +272,14 @@ impl Commit {
             return Ok(None);
         }
         let text = String::from_utf8_lossy(&manifest).into_owned();
-        let newer = tokio::task::block_in_place(|| Snapshot::parse(&text)).map_err(|error| Error::Manifest {
-            collection: self.cell.key().clone(),
-            problem: error.to_string(),
-        })?;
+        let newer = tokio::task::block_in_place(|| Snapshot::parse(&text))
+            .map_err(|error| Error::Manifest { collection: self.cell.key().clone(), problem: error.to_string() })?;
         let mut editor = target.snapshot.edit();
         editor.renew_signatures(&newer);
         Ok(Some(editor.finish()))
     }
 
-    fn was_accepted(
-        &mut self,
-        answer: Record<Collection>,
-        request: Request,
-        target: Target,
-    ) -> Outcome {
+    fn was_accepted(&mut self, answer: Record<Collection>, request: Request, target: Target) -> Outcome {
         let as_predicted = answer.portable_data_hash == request.hash.to_string();
         match (request.prediction, &mut self.text) {
             (Some(prediction), Some(text)) if as_predicted => text.commit(prediction),

@@ -86,11 +86,12 @@ pub(super) fn conditions(
     let nothing = Conditions { hash: false, version: false, preserve: false, prepare: false };
     let strictly = Conditions { preserve: true, version: true, prepare: !base.is_sound, ..nothing };
     let can_predict = plan.predict && !ambiguous && !whole;
-    let needs_all = whole || match mode {
-        CommitGuard::None => false,
-        CommitGuard::Strict => true,
-        CommitGuard::Auto => plan.others || !can_predict || !(base.is_own || base.is_sound),
-    };
+    let needs_all = whole
+        || match mode {
+            CommitGuard::None => false,
+            CommitGuard::Strict => true,
+            CommitGuard::Auto => plan.others || !can_predict || !(base.is_own || base.is_sound),
+        };
     match () {
         () if needs_all && versioned => strictly,
         () if mode == CommitGuard::None => nothing,

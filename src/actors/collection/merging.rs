@@ -94,9 +94,8 @@ fn merge_now(
     if on_conflict == OnConflict::Overwrite {
         for conflict in &conflicts {
             let slash = conflict.kept_as.iter().rposition(|byte| *byte == b'/');
-            let (above, name) = slash.map_or((&b""[..], &conflict.kept_as[..]), |at| {
-                (&conflict.kept_as[..at], &conflict.kept_as[at + 1..])
-            });
+            let (above, name) = slash
+                .map_or((&b""[..], &conflict.kept_as[..]), |at| (&conflict.kept_as[..at], &conflict.kept_as[at + 1..]));
             if let Some(directory) = editor.snapshot().find(above) {
                 editor.remove(directory, name)?;
             }

@@ -125,11 +125,7 @@ impl Numbers {
     /// The numbers for `new`, which follows `old` (whose numbers these are) and was made at `modified`.
     pub fn carry(&self, old: &Snapshot, new: &Snapshot, modified: Time) -> Numbers {
         let first = self.limit(old);
-        let mut carried = Carried {
-            by_node: vec![0; new.node_limit() as usize],
-            next: first,
-            changed: HashMap::new(),
-        };
+        let mut carried = Carried { by_node: vec![0; new.node_limit() as usize], next: first, changed: HashMap::new() };
         let mut directories = vec![(NodeId::ROOT, Some(NodeId::ROOT))];
         while let Some((directory, former)) = directories.pop() {
             let mut is_changed = former.is_none();

@@ -255,9 +255,10 @@ impl CollectionActor {
                     edit.editor.remove(directory, &name)?;
                     edit.drop_drafts_of(target);
                 }
-                if files_below(&moved).iter().any(|(_, file)| {
-                    moved.state.draft(moved.state.number(*file)).is_some_and(|draft| draft.is_open())
-                }) {
+                if files_below(&moved)
+                    .iter()
+                    .any(|(_, file)| moved.state.draft(moved.state.number(*file)).is_some_and(|draft| draft.is_open()))
+                {
                     // Who writes to it writes into the collection that it is in: the caller copies instead.
                     return Err(Error::CrossDevice);
                 }
@@ -400,7 +401,8 @@ fn rename(
     // The old name goes with the next save, so what is behind the new one has to go with it, half written or not.
     let numbers = edit.state.numbers.clone();
     for (number, draft) in &edit.state.drafts {
-        let is_moved = numbers.node(edit.editor.snapshot(), *number).is_some_and(|file| is_below(edit.snapshot(), file, node));
+        let is_moved =
+            numbers.node(edit.editor.snapshot(), *number).is_some_and(|file| is_below(edit.snapshot(), file, node));
         if is_moved && draft.is_changed() {
             draft.promise();
         }

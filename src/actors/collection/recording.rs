@@ -223,7 +223,8 @@ pub(super) fn replay(
 }
 
 fn piece(recorded: &RecordedPiece) -> Result<Piece<Locator>, Error> {
-    let wrong = |error: crate::keep::locator::LocatorError| Error::Failed(format!("a journal with a bad locator: {error}"));
+    let wrong =
+        |error: crate::keep::locator::LocatorError| Error::Failed(format!("a journal with a bad locator: {error}"));
     let block = recorded.locator.parse().map_err(wrong)?;
     Ok(Piece { block, block_size: recorded.block_size, offset: recorded.offset, length: recorded.length })
 }

@@ -359,7 +359,7 @@ impl CollectionActor {
                 self.local.failures = 0;
                 self.local.refusals = 0;
                 self.local.last = Some((running.began.elapsed(), running.waiting));
-                
+
                 let is_complete = saved.is_complete;
                 let (left, problem) = self.adopt_saved(saved, &running.touched);
                 self.local.touched.extend(&left);
@@ -444,7 +444,8 @@ impl CollectionActor {
     }
 
     fn fail_waiters(&mut self, change: u64, error: &Error) {
-        let (now, later) = std::mem::take(&mut self.local.waiters).into_iter().partition(|it: &Waiter| it.change <= change);
+        let (now, later) =
+            std::mem::take(&mut self.local.waiters).into_iter().partition(|it: &Waiter| it.change <= change);
         self.local.waiters = later;
         for waiter in now {
             (waiter.answer)(Err(error.clone()));
@@ -549,9 +550,12 @@ impl CollectionActor {
 
     /// Tells the journal what the server has.
     fn settle_journal(&mut self) {
-        let Some(journal) = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone()) else { return };
+        let Some(journal) = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone()) else {
+            return;
+        };
         let saved = self.local.saved;
-        let reached = self.local.journal.marks.iter().filter(|(change, _)| *change <= saved).map(|(_, sequence)| *sequence).max();
+        let reached =
+            self.local.journal.marks.iter().filter(|(change, _)| *change <= saved).map(|(_, sequence)| *sequence).max();
         if let Some(sequence) = reached {
             self.local.journal.marks.retain(|(change, _)| *change > saved);
             if let Err(error) = journal.settled(self.cell.key(), sequence) {

@@ -42,8 +42,9 @@ const ARMED: u8 = b'g';
 /// How long the mount waits for that word: starting a program takes some milliseconds, much more on a loaded machine.
 const START: Duration = Duration::from_secs(5);
 
-/// How soon a guardian that died is replaced.
+/// How soon a guardian that died is replaced; longer and longer while none can be started.
 const REPLACE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The last resort notices a death after this; within a second everybody is to be free.
 const LOOK_AGAIN: Duration = Duration::from_millis(400);
@@ -96,26 +97,30 @@ pub(super) struct Charge {
 
 /// Starts a guardian and keeps one there until the process ends. Call it on the main thread.
 ///
-/// Errors: it could not be started, or did not say that it is ready. The mount works without, only not as safely.
-pub(super) async fn start(charge: Charge) -> std::io::Result<()> {
-    let mut child = spawn(&charge).await?;
+/// Returns when the first one is ready, or has failed; then it is tried again in the background, and the log says so.
+pub(super) async fn start(charge: Charge) {
+    let mut guardian = spawn(&charge).await;
     tokio::spawn(async move {
+        let mut pause = REPLACE;
         loop {
-            let status = child.wait().await;
-            tracing::warn!(?status, "the guardian of the mount died: starting another");
-            loop {
-                tokio::time::sleep(REPLACE).await;
-                match spawn(&charge).await {
-                    Ok(next) => {
-                        child = next;
-                        break;
-                    }
-                    Err(error) => tracing::warn!(%error, "cannot start a guardian of the mount"),
+            match guardian {
+                Ok(mut child) => {
+                    pause = REPLACE;
+                    let status = child.wait().await;
+                    tracing::warn!(?status, "the guardian of the mount died: starting another");
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        %error,
+                        "no guardian: if this mount is killed now, its users may hang until it is unmounted by force"
+                    );
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
+            tokio::time::sleep(pause).await;
+            guardian = spawn(&charge).await;
         }
     });
-    Ok(())
 }
 
 async fn spawn(charge: &Charge) -> std::io::Result<tokio::process::Child> {

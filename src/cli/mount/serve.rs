@@ -44,6 +44,7 @@ struct Service {
     cache: BlockCache,
     statistics: Arc<Statistics>,
     supervisor: Arc<Supervisor>,
+    keep: Arc<HttpKeep>,
 }
 
 /// Mounts, serves until the end, and returns the exit status.
@@ -102,12 +103,7 @@ fn memory_limit(arguments: &Arguments) -> usize {
 }
 
 /// Asks the cluster everything that must be known before there can be a mount.
-async fn prepare(
-    arguments: &Arguments,
-    layout: &Layout,
-    filters: Filters,
-    path: &Path,
-) -> Result<Service, Refusal> {
+async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters, path: &Path) -> Result<Service, Refusal> {
     let failure = |error: &dyn std::fmt::Display| Refusal::failure(error.to_string());
     let settings = Settings::load().map_err(|error| failure(&error))?;
     let host = settings.api_host.clone();
@@ -120,7 +116,9 @@ async fn prepare(
     let budget = Budget::new(memory_limit(arguments));
     let cache = BlockCache::new(keep.clone(), budget.clone());
     let prepared = match arguments.read_write {
-        true => Some(writing::prepare(arguments, path, &config, &user.uuid, keep, budget, cache.clone()).await?),
+        true => {
+            Some(writing::prepare(arguments, path, &config, &user.uuid, keep.clone(), budget, cache.clone()).await?)
+        }
         false => None,
     };
     let (writing, recovered) = prepared.map(|it| (it.writing, it.recovered)).unzip();
@@ -141,7 +139,7 @@ async fn prepare(
     }
     let identity = Identity { host, email: user.email.clone(), user: user.uuid.clone() };
     let site = Site::new(supervisor.clone(), cache.clone(), layout, &identity);
-    Ok(Service { site, cache, statistics: Arc::default(), supervisor })
+    Ok(Service { site, cache, statistics: Arc::default(), supervisor, keep })
 }
 
 /// What stands for a slash in names (arv-mount.md 2.7): `--fsns` as it is, or the cluster's setting.
@@ -223,7 +221,12 @@ async fn serve(
     }
     if arguments.crunchstat_interval > 0.0 {
         let interval = Duration::from_secs_f64(arguments.crunchstat_interval);
-        network.spawn(crunchstat::run(interval, service.statistics.clone(), service.cache.clone()));
+        network.spawn(crunchstat::run(
+            interval,
+            service.statistics.clone(),
+            service.cache.clone(),
+            service.keep.clone(),
+        ));
     }
     if let Some(words) = command {
         let status = command::run(&words).await;
@@ -254,7 +257,8 @@ async fn guard(arguments: &Arguments, mounted: &Mounted) -> std::io::Result<()> 
     let minor = mounted.minor().ok_or_else(missing)?;
     let logfile = arguments.logfile.as_ref().map(std::path::absolute).transpose()?;
     let restart = arguments.restart.then(std::env::current_dir).transpose()?;
-    guardian::start(guardian::Charge { path: mounted.path().to_owned(), minor, logfile, restart }).await
+    guardian::start(guardian::Charge { path: mounted.path().to_owned(), minor, logfile, restart }).await;
+    Ok(())
 }
 
 /// The session ended by itself. That is how an unmount looks; if the mount is still there, something went wrong.

@@ -47,12 +47,12 @@ pub(super) async fn prepare(
     budget: Arc<Budget>,
     cache: BlockCache,
 ) -> Result<Prepared, Refusal> {
-    let (journal, recovered) = open_journal(arguments, mount, &config.cluster_id, user).map_err(|error| {
-        Refusal { status: FAILURE, message: format!("{error}; choose another folder with --journal-dir") }
+    let (journal, recovered) = open_journal(arguments, mount, &config.cluster_id, user).map_err(|error| Refusal {
+        status: FAILURE,
+        message: format!("{error}; choose another folder with --journal-dir"),
     })?;
-    let scratch = Scratch::open(journal.data_folder(), arguments.journal_size).map_err(|error| {
-        Refusal::failure(format!("cannot use {}: {error}", journal.data_folder().display()))
-    })?;
+    let scratch = Scratch::open(journal.data_folder(), arguments.journal_size)
+        .map_err(|error| Refusal::failure(format!("cannot use {}: {error}", journal.data_folder().display())))?;
     let classes = arguments.storage_classes.as_deref().unwrap_or_default();
     let storage_classes: Vec<String> =
         classes.split(',').map(str::trim).filter(|class| !class.is_empty()).map(str::to_owned).collect();
@@ -104,7 +104,11 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
     for found in recovered {
         let id = found.journal.id();
         if let Some(damage) = &found.damage {
-            tracing::error!(journal = id, damage, "a journal of an earlier mount is damaged: what could be read is used");
+            tracing::error!(
+                journal = id,
+                damage,
+                "a journal of an earlier mount is damaged: what could be read is used"
+            );
         }
         let scratch = match Scratch::open(found.journal.data_folder(), u64::MAX) {
             Ok(scratch) => scratch,

@@ -71,7 +71,11 @@ pub(super) fn of_door(
     let is_writable = can_change
         && match behind {
             Behind::Collection(id) => CollectionKind::of(id) != CollectionKind::Immutable,
-            Behind::Listing(Source::Project(_)) => true,
+            Behind::Listing(Source::Project(uuid)) => match supervisor.known_to_be_writable(uuid) {
+                Some(known) => known,
+                // To be asked for again at once, and then found out.
+                None => return Entry::directory(inode, modified, Duration::ZERO, false),
+            },
             _ => false,
         };
     Entry::directory(inode, modified, freshness.of(behind.is_immutable()), is_writable)
@@ -101,6 +105,13 @@ impl Site {
     pub(super) async fn attributes(&self, inode: Inode) -> Result<Entry, Error> {
         let object = self.objects.get(inode.slot()).ok_or(Error::Stale)?;
         let number = inode.number();
+        if self.can_change()
+            && let Some(Some(Behind::Listing(Source::Project(uuid)))) = self.behind(&object, number)
+            && let Err(error) = self.is_writable_project(&uuid).await
+        {
+            // Shown as not writable; whoever tries to write is told why not.
+            tracing::debug!(project = uuid, %error, "cannot find out whether a project can be written to");
+        }
         if number == RECORD_FILE {
             let record = object.record.load_full().ok_or(Error::Stale)?;
             return Ok(Entry::text(inode, record.text.len(), record.modified, Duration::ZERO));

@@ -11,11 +11,11 @@
 //! | fsync | on the server | on the server | in the journal, on the disk |
 
 use super::{Directory, Site};
+use crate::actors;
 use crate::actors::collection::operation::{Applied, Moved, Operation};
 use crate::actors::collection::saving::{Files, Need, SyncMode};
 use crate::actors::collection::{CollectionCell, CollectionState, Kind as CollectionKind, Writing};
 use crate::actors::listing::{Item, ListingCell, Source, Target};
-use crate::actors;
 use crate::dirty::Place;
 use crate::keep::manifest::check_new_name;
 use crate::tree::NodeId;
@@ -25,7 +25,6 @@ use crate::vfs::{Access, Change, Entry, Error, Handle, Inode, Opened, PageCache}
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 /// Where something is to be changed.
 enum Spot {
@@ -88,15 +87,8 @@ impl Site {
         }
     }
 
-    async fn is_writable_project(&self, uuid: &str) -> Result<bool, Error> {
-        if let Some(known) = self.projects.get(uuid).map(|known| *known)
-            && known.1.elapsed() < self.supervisor.environment().refresh.max(Duration::from_secs(15))
-        {
-            return Ok(known.0);
-        }
-        let can_write = self.supervisor.can_write(uuid).await?;
-        self.projects.insert(uuid.to_owned(), (can_write, std::time::Instant::now()));
-        Ok(can_write)
+    pub(super) async fn is_writable_project(&self, uuid: &str) -> Result<bool, Error> {
+        Ok(self.supervisor.can_write(uuid).await?)
     }
 
     fn entry_of(&self, object: &Object, applied: &Applied) -> Result<Entry, Error> {
@@ -259,7 +251,9 @@ impl Site {
                 }
             }
         }
-        if let Some(time) = change.modified.and_then(|time| DateTime::<Utc>::from_timestamp(time.seconds, time.nanoseconds)) {
+        if let Some(time) =
+            change.modified.and_then(|time| DateTime::<Utc>::from_timestamp(time.seconds, time.nanoseconds))
+        {
             self.supervisor.collection_state(cell, false).await?;
             self.supervisor.apply(cell, Operation::SetModified { number, time }, Need::Nothing).await?;
         }
@@ -336,8 +330,7 @@ impl Site {
     pub(super) async fn remove(&self, parent: Inode, name: &[u8], is_directory: bool) -> Result<(), Error> {
         match self.place(parent).await? {
             Spot::Collection { cell, state, node, .. } => {
-                let operation =
-                    Operation::Remove { parent: state.number(node), name: name.to_vec(), is_directory };
+                let operation = Operation::Remove { parent: state.number(node), name: name.to_vec(), is_directory };
                 self.supervisor.apply(&cell, operation, self.need_of_names()).await.map(drop).map_err(gone_is_stale)
             }
             Spot::Project { cell, .. } => {

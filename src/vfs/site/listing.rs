@@ -92,7 +92,8 @@ impl Names {
                     Some(newest) => (newest, newest.node(number)),
                     None => (state, Some(child)),
                 };
-                let is_there = node.is_some_and(|node| now.snapshot.lookup(now.snapshot.parent(node), &name) == Some(node));
+                let is_there =
+                    node.is_some_and(|node| now.snapshot.lookup(now.snapshot.parent(node), &name) == Some(node));
                 let (now, node, valid) = match node.filter(|_| is_there) {
                     Some(node) => (now, node, self.freshness.of(state.is_immutable())),
                     None => (state, child, Duration::ZERO),
