@@ -31,6 +31,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -75,6 +76,8 @@ pub struct Journal {
     log: Mutex<log::Log>,
     /// Holds logs with parts that could not be read: the folder must stay.
     is_damaged: bool,
+    /// The folder has been removed already.
+    is_gone: AtomicBool,
     // Dropped last: the folder is ours until then.
     lock: Flock<File>,
 }
@@ -115,7 +118,13 @@ impl Journal {
         }
         let mut log = log::Log::resume(folder, 0, &replay::Pending::default(), true)?;
         log.set_limit(limit);
-        Ok(Journal { folder: folder.to_owned(), log: Mutex::new(log), is_damaged: false, lock })
+        Ok(Journal {
+            folder: folder.to_owned(),
+            log: Mutex::new(log),
+            is_damaged: false,
+            is_gone: AtomicBool::new(false),
+            lock,
+        })
     }
 
     /// Takes over the journals of mounts of this account that are dead, wherever they were mounted. Those with nothing in
@@ -228,6 +237,16 @@ impl Journal {
         self.log().set_limit(limit);
     }
 
+    /// The mount ends in good order: without anything pending the folder is removed, though others may still hold the journal.
+    pub fn leave(&self) {
+        if self.is_disposable()
+            && !self.is_gone.swap(true, Ordering::AcqRel)
+            && let Err(error) = remove(&self.folder, &self.lock)
+        {
+            tracing::warn!(folder = %self.folder.display(), %error, "cannot remove the journal; it has nothing in it");
+        }
+    }
+
     /// Ends it, as dropping it does: without anything pending the folder is removed. True if it is gone.
     pub fn close(self) -> bool {
         self.is_disposable()
@@ -246,11 +265,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        if self.is_disposable()
-            && let Err(error) = remove(&self.folder, &self.lock)
-        {
-            tracing::warn!(folder = %self.folder.display(), %error, "cannot remove the journal; it has nothing in it");
-        }
+        self.leave();
     }
 }
 

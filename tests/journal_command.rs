@@ -3,7 +3,8 @@
 mod mount_support;
 mod support;
 
-use arvados::dirty::{Content, Extent, Source};
+use arvados::dirty::Content;
+use arvados::dirty::content::{Extent, Source};
 use arvados::journal::{Base, Change, Info, Journal, Operation, Piece, place};
 use mount_support::Client;
 use serde_json::Value;

@@ -179,6 +179,8 @@ impl Drop for Backing {
         self.scratch.used.fetch_sub(self.allocated.load(Ordering::Acquire), Ordering::AcqRel);
         if !self.is_kept()
             && let Err(error) = fs::remove_file(self.scratch.path(self.number))
+            // The whole folder may have gone before, with its journal.
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!("{}: {error}", self.what("removing"));
         }

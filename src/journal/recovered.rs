@@ -54,7 +54,8 @@ impl Recovered {
         let listed = |changes: &BTreeMap<_, Change>| changes.iter().map(|(at, change)| (*at, change.clone())).collect();
         let collections = collections.iter().map(|(uuid, changes)| (uuid.clone(), listed(changes))).collect();
         let is_damaged = damage.is_some();
-        let journal = Journal { folder: folder.to_owned(), log: Mutex::new(log), is_damaged, lock };
+        let journal =
+            Journal { folder: folder.to_owned(), log: Mutex::new(log), is_damaged, is_gone: Default::default(), lock };
         Ok(Some(Recovered { journal, info, collections, damage }))
     }
 }

@@ -231,7 +231,7 @@ async fn serve(
     if let Some(words) = command {
         let status = command::run(&words).await;
         leave(&mut mounted, service, limit).await;
-        let is_saved = writing::flush(&service.supervisor).await;
+        let is_saved = finish(service).await;
         return Ok(match (status, is_saved) {
             (0, false) => ExitCode::from(super::FAILURE),
             _ => ExitCode::from(status),
@@ -245,10 +245,19 @@ async fn serve(
             ExitCode::SUCCESS
         }
     };
-    match writing::flush(&service.supervisor).await {
+    match finish(service).await {
         true => Ok(code),
         false => Ok(ExitCode::from(super::FAILURE)),
     }
+}
+
+/// Saves what is left after the last user is gone. `false`: something could not be saved.
+async fn finish(service: &Service) -> bool {
+    let is_saved = writing::flush(&service.supervisor).await;
+    if is_saved {
+        writing::close(&service.supervisor);
+    }
+    is_saved
 }
 
 /// Starts the process that watches over the mount. Before the daemon leaves the directory where it was started.

@@ -213,6 +213,13 @@ pub(super) async fn flush(supervisor: &Arc<Supervisor>) -> bool {
     }
 }
 
+/// The mount has ended and everything is saved: its journal is not needed any more.
+pub(super) fn close(supervisor: &Supervisor) {
+    if let Some(journal) = supervisor.environment().writing.as_ref().and_then(|writing| writing.journal.as_ref()) {
+        journal.leave();
+    }
+}
+
 fn progress(collections: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
