@@ -295,7 +295,7 @@ fn suggest(cluster: &Running, mounted: Option<&Path>, welcome: Option<&str>) {
     println!("  arv-put --name 'From me' /etc/services{seen}");
     if let (Some(project), Some(uuid)) = (project, welcome) {
         println!(
-            "\nIt can be written to. What an editor has saved is on the cluster; what others save is in the mount a moment later:\n"
+            "\nIt can be written to. What an editor saves is on the cluster; what others save is here a moment later:\n"
         );
         println!("  ${{EDITOR:-vi}} {project}/Welcome/mine.txt && arv-ls {uuid}");
         println!("  arv-put --update-collection {uuid} /etc/hostname && sleep 2 && ls {project}/Welcome");
