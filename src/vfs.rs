@@ -201,8 +201,15 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Reads up to `size` bytes at `offset`; fewer only at the end of the file.
     fn read(&self, handle: Handle, offset: u64, size: u32) -> impl Future<Output = Result<Bytes, Error>> + Send;
 
-    /// Writes all of `data`. Returns when the data are taken over, which may have to wait for room.
-    fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Writes all of `data`. Returns when the data are taken over, which may have to wait for room. `pages`: they come from the
+    /// front end's memory of a mapped file and know their place, also where the handle appends (it is any that may write).
+    fn write(
+        &self,
+        handle: Handle,
+        offset: u64,
+        data: &[u8],
+        pages: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// A descriptor of the handle was closed: what was written through it is saved as the mount was told to do at `close`.
     fn flush(&self, handle: Handle) -> impl Future<Output = Result<(), Error>> + Send;

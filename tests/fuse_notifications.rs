@@ -174,7 +174,7 @@ impl FileSystem for Memory {
         Ok(Bytes::copy_from_slice(&data[start..end]))
     }
 
-    async fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<(), Error> {
+    async fn write(&self, handle: Handle, offset: u64, data: &[u8], _pages: bool) -> Result<(), Error> {
         self.pause().await;
         let mut nodes = self.nodes.lock().unwrap();
         let node = nodes.get_mut(&handle.0).ok_or(Error::BadHandle)?;

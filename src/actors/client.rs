@@ -85,8 +85,8 @@ impl Supervisor {
         self.ask(cell, |reply| Save { files, need, reply }).await
     }
 
-    /// Takes over what a mount that was killed had not saved of a collection, and saves it.
-    pub async fn recover(
+    /// Takes over what a mount that was killed had not saved of a collection.
+    pub async fn adopt_journal(
         &self,
         uuid: &str,
         changes: Arc<Vec<(Sequence, Change)>>,
@@ -94,9 +94,8 @@ impl Supervisor {
     ) -> Result<(), Error> {
         let cell = self.collection(uuid);
         self.collection_state(&cell, false).await?;
-        self.ask(&cell, |reply| collection::Recover { changes: changes.clone(), scratch: scratch.clone(), reply })
-            .await?;
-        self.save(&cell, Files::All, Need::Server).await.map(drop)
+        let message = |reply| collection::Recover { changes: changes.clone(), scratch: scratch.clone(), reply };
+        self.ask(&cell, message).await.map(drop)
     }
 
     /// The record of a collection as it is now, with its manifest. If it says something new, that is published first.

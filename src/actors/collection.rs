@@ -384,7 +384,7 @@ impl CollectionActor {
         if self.cell.shared().foreign().as_deref().is_none_or(|hash| hash == state.portable_data_hash()) {
             state.marks = self.cell.marks();
         }
-        state.is_unsaved = !left.is_empty() || !self.local.touched.is_empty();
+        state.is_unsaved = !left.is_empty() || !self.local.touched.is_empty() || !self.local.aside.is_empty();
         self.publish(state);
         (left, None)
     }

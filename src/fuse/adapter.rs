@@ -40,6 +40,9 @@ const CONGESTION: u16 = MAX_BACKGROUND / 4 * 3;
 /// Largest WRITE, and with it the size of the crate's receive buffer.
 const MAX_WRITE: NonZeroU32 = NonZeroU32::new(1 << 20).unwrap();
 
+/// A WRITE of pages from the kernel's memory (`fuse_kernel.h`).
+const WRITE_CACHE: u32 = 1 << 0;
+
 /// Flags of the reply to OPEN (`fuse_kernel.h`).
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
@@ -347,7 +350,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         handle: u64,
         offset: u64,
         data: &[u8],
-        _write_flags: u32,
+        write_flags: u32,
         _flags: u32,
     ) -> Result<ReplyWrite> {
         let _running = self.statistics.start(Operation::Write);
@@ -355,7 +358,8 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let _busy = self.requests.start([inode]);
         let (files, data) = (self.files.clone(), Bytes::copy_from_slice(data));
         let written = data.len();
-        let future = async move { files.write(Handle(handle), offset, &data).await };
+        let pages = write_flags & WRITE_CACHE != 0;
+        let future = async move { files.write(Handle(handle), offset, &data, pages).await };
         self.change(request, "write", inode, future).await?;
         self.statistics.add_bytes_written(written);
         // One request never carries more than MAX_WRITE.

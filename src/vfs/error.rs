@@ -6,6 +6,7 @@
 
 use crate::actors;
 use crate::cache;
+use crate::dirty;
 use crate::keep::manifest::NameProblem;
 use crate::remote;
 use crate::vfs::Inode;
@@ -129,6 +130,7 @@ fn of_actor(error: &actors::Error) -> i32 {
     match error {
         // A collection that was there and is not any more is no missing file.
         actors::Error::Remote(error) => of_remote(error),
+        actors::Error::Dirty(dirty::Error::Remote(error)) => of_remote(error),
         actors::Error::Dirty(error) => error.errno(),
         actors::Error::Journal(error) => error.errno(),
         actors::Error::ReadOnly => libc::EPERM,

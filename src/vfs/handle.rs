@@ -80,6 +80,11 @@ impl Handles {
         self.table.remove(&handle.0).map(|(_, open)| open)
     }
 
+    /// Has anybody this file open?
+    pub fn has_open(&self, inode: Inode) -> bool {
+        self.attributes(inode).is_some()
+    }
+
     /// What an open file with this number looks like that is not in its collection any more. Looks through all handles,
     /// which is rare enough: only for files that were replaced or deleted while open.
     pub fn attributes(&self, inode: Inode) -> Option<Attributes> {

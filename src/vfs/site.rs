@@ -299,8 +299,8 @@ impl FileSystem for Site {
         self.create_file(parent, name, access, exclusive).await
     }
 
-    async fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<(), Error> {
-        self.write_file(handle, offset, data).await
+    async fn write(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> Result<(), Error> {
+        self.write_file(handle, offset, data, pages).await
     }
 
     async fn flush(&self, handle: Handle) -> Result<(), Error> {

@@ -34,6 +34,8 @@ pub(super) struct Commit {
     pub(super) cell: Arc<CollectionCell>,
     pub(super) state: Arc<CollectionState>,
     pub(super) touched: Touched,
+    /// Files that are not to be saved.
+    pub(super) aside: Touched,
     /// Open files that are to be taken along.
     pub(super) promised: Vec<u32>,
     pub(super) text: Option<GoText>,
@@ -175,7 +177,8 @@ impl Commit {
         for (number, draft) in state.drafts.iter().filter(|(_, draft)| draft.is_changed()) {
             let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) else { continue };
             let path = state.snapshot.path(node);
-            if !draft.is_open() || self.promised.contains(number) {
+            let is_aside = self.aside.iter().any(|(aside, _)| aside == path);
+            if !is_aside && (!draft.is_open() || self.promised.contains(number)) {
                 due.push((path, *number, node, draft));
                 continue;
             }
@@ -187,7 +190,9 @@ impl Commit {
                 }
                 None => drop(editor.remove(state.snapshot.parent(node), state.snapshot.name(node))?),
             }
-            left.touch(&path, Depth::Entry);
+            if !is_aside {
+                left.touch(&path, Depth::Entry);
+            }
         }
         due.sort_by(|one, other| one.0.cmp(&other.0));
         let files: Vec<_> = due.iter().map(|(_, _, _, draft)| draft.file.clone()).collect();
@@ -280,10 +285,17 @@ impl Commit {
     }
 
     fn was_accepted(&mut self, answer: Record<Collection>, request: Request, target: Target) -> Outcome {
-        let as_predicted = answer.portable_data_hash == request.hash.to_string();
+        let mut as_predicted = answer.portable_data_hash == request.hash.to_string();
+        let is_ambiguous = request.prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
         match (request.prediction, &mut self.text) {
             (Some(prediction), Some(text)) if as_predicted => text.commit(prediction),
             _ => self.text = None,
+        }
+        if is_ambiguous && !as_predicted {
+            // The other way in which it may come out: all blocks signed in the same second.
+            let other = tokio::task::block_in_place(|| GoText::of(&target.snapshot));
+            as_predicted = answer.portable_data_hash == other.hash().to_string();
+            self.text = as_predicted.then_some(other);
         }
         // Under the version with old ones kept nothing of others can be in it, whatever the text looks like.
         let is_complete = as_predicted || request.conditions.preserve;

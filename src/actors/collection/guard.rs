@@ -76,7 +76,7 @@ impl Guard {
 /// The conditions for a save on `base`.
 ///
 /// `whole`: the request replaces the whole text, not only paths: then everything others did is at stake. `ambiguous`: the text
-/// cannot be predicted. `versioned`: the cluster keeps versions, without which there is no B.
+/// may come out in two ways, as it depends on the second in which the server signs (protocol.md 5.5). `versioned`: the cluster keeps versions, without which there is no B.
 pub(super) fn conditions(
     mode: CommitGuard,
     plan: Plan,
@@ -85,7 +85,7 @@ pub(super) fn conditions(
 ) -> Conditions {
     let nothing = Conditions { hash: false, version: false, preserve: false, prepare: false };
     let strictly = Conditions { preserve: true, version: true, prepare: !base.is_sound, ..nothing };
-    let can_predict = plan.predict && !ambiguous && !whole;
+    let can_predict = plan.predict && !whole;
     let needs_all = whole
         || match mode {
             CommitGuard::None => false,
@@ -95,7 +95,8 @@ pub(super) fn conditions(
     match () {
         () if needs_all && versioned => strictly,
         () if mode == CommitGuard::None => nothing,
-        () => Conditions { hash: can_predict, version: versioned, ..nothing },
+        // What may come out in two ways is compared with both afterwards.
+        () => Conditions { hash: can_predict && !ambiguous, version: versioned, ..nothing },
     }
 }
 
@@ -137,7 +138,7 @@ mod tests {
     #[test]
     fn what_cannot_be_predicted_is_guarded_by_the_version() {
         let ambiguous = conditions(CommitGuard::Auto, ALONE, &base(true, false), (false, true, true));
-        assert!(ambiguous.preserve && !ambiguous.hash);
+        assert!(ambiguous.version && !ambiguous.preserve && !ambiguous.hash);
         let mut guard = Guard::default();
         guard.was_mispredicted();
         assert!(conditions(CommitGuard::Auto, guard.plan(Instant::now()), &base(true, false), USUAL).preserve);

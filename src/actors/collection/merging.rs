@@ -91,7 +91,7 @@ fn merge_now(
         let pieces: Vec<_> = state.snapshot.pieces(node).collect();
         editor.set_content(node, &pieces)?;
     }
-    if on_conflict == OnConflict::Overwrite {
+    if on_conflict != OnConflict::KeepBoth {
         for conflict in &conflicts {
             let slash = conflict.kept_as.iter().rposition(|byte| *byte == b'/');
             let (above, name) = slash
@@ -166,11 +166,26 @@ impl CollectionActor {
     /// one meanwhile, and nothing was done.
     pub(super) fn adopt_merge(&mut self, merged: Merged, next: CollectionState) -> bool {
         let Some(current) = self.cell.load().filter(|current| Arc::ptr_eq(current, &merged.from)) else { return false };
-        for conflict in &merged.conflicts {
+        let policy = self.environment.writing.as_ref().map(|writing| writing.on_conflict).unwrap_or_default();
+        if policy == OnConflict::Error
+            && let Some(conflict) = merged.conflicts.first()
+        {
+            for conflict in &merged.conflicts {
+                tracing::error!(
+                    collection = self.cell.key(),
+                    path = %String::from_utf8_lossy(&conflict.path),
+                    "changed here and by another client: ours stays here and is not saved until it is written to again"
+                );
+                self.local.set_aside(&conflict.path);
+            }
+            let path = String::from_utf8_lossy(&conflict.path).into_owned();
+            self.fail_waiters(u64::MAX, &Error::Conflict { path });
+        }
+        for conflict in merged.conflicts.iter().filter(|_| policy != OnConflict::Error) {
             let path = String::from_utf8_lossy(&conflict.path);
             let kept_as = String::from_utf8_lossy(&conflict.kept_as);
-            match self.environment.writing.as_ref().map(|writing| writing.on_conflict) {
-                Some(OnConflict::Overwrite) => {
+            match policy {
+                OnConflict::Overwrite => {
                     tracing::warn!(collection = self.cell.key(), %path, "changed here and by another client: ours replaces it");
                 }
                 _ => tracing::warn!(
@@ -181,7 +196,9 @@ impl CollectionActor {
                 ),
             }
             self.local.touch(&conflict.path, crate::tree::commit::Depth::Tree);
-            self.local.touch(&conflict.kept_as, crate::tree::commit::Depth::Tree);
+            if policy == OnConflict::KeepBoth {
+                self.local.touch(&conflict.kept_as, crate::tree::commit::Depth::Tree);
+            }
         }
         self.local.displaced.extend(merged.displaced);
         let mut state = next;
@@ -214,7 +231,7 @@ impl CollectionActor {
             }
         }
         state.snapshot = merged.snapshot;
-        state.is_unsaved = !self.local.is_clean();
+        state.is_unsaved = !self.local.is_clean() || !self.local.aside.is_empty();
         self.publish(state);
         self.environment.news.tell(self.cell.key(), changes);
         true

@@ -93,6 +93,8 @@ pub(super) struct Local {
     /// The last change that the server has.
     saved: u64,
     pub(super) touched: Touched,
+    /// What is not saved although it was touched.
+    pub(super) aside: Touched,
     /// Open files whose place another client took, with the path they had.
     pub(super) displaced: HashMap<u32, Vec<u8>>,
     /// The server's text, when it was needed before.
@@ -141,6 +143,7 @@ impl Default for Local {
             changes: 0,
             saved: 0,
             touched: Touched::default(),
+            aside: Touched::default(),
             displaced: HashMap::new(),
             text: None,
             guard: Guard::default(),
@@ -160,6 +163,7 @@ impl Default for Local {
 
 impl Local {
     pub(super) fn touch(&mut self, path: &[u8], depth: Depth) {
+        self.aside.remove(path);
         self.touched.touch(path, depth);
         self.journal.touched.touch(path, depth);
         self.changes += 1;
@@ -172,6 +176,11 @@ impl Local {
 
     pub(super) fn is_saving(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// A path that was changed here and by others is not saved until it is changed here again (`--on-conflict=error`).
+    pub(super) fn set_aside(&mut self, path: &[u8]) {
+        self.aside.touch(path, Depth::Entry);
     }
 
     /// From now on nobody stops the actor.
@@ -328,7 +337,10 @@ impl CollectionActor {
                 promised.push(*number);
             }
         }
-        let touched = std::mem::take(&mut self.local.touched);
+        let mut touched = std::mem::take(&mut self.local.touched);
+        for (path, _) in self.local.aside.iter() {
+            touched.remove(path);
+        }
         let change = self.local.changes;
         let waiting = self.local.waiters.len();
         let commit = Commit {
@@ -337,6 +349,7 @@ impl CollectionActor {
             cell: self.cell.clone(),
             state,
             touched: touched.clone(),
+            aside: self.local.aside.clone(),
             promised: promised.clone(),
             text: self.local.text.take(),
             guard: self.local.guard.plan(Instant::now()),
@@ -443,7 +456,7 @@ impl CollectionActor {
         }
     }
 
-    fn fail_waiters(&mut self, change: u64, error: &Error) {
+    pub(super) fn fail_waiters(&mut self, change: u64, error: &Error) {
         let (now, later) =
             std::mem::take(&mut self.local.waiters).into_iter().partition(|it: &Waiter| it.change <= change);
         self.local.waiters = later;

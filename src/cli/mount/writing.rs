@@ -3,9 +3,9 @@
 
 use super::arguments::Arguments;
 use super::{FAILURE, Refusal};
-use crate::actors::Supervisor;
 use crate::actors::collection::Writing;
 use crate::actors::collection::saving::{Files, Need};
+use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget, OVERHEAD};
 use crate::dirty::{DirtyStore, Options, Scratch};
 use crate::journal::{self, Info, Journal, Recovered, place};
@@ -125,8 +125,10 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
                 changes = changes.len(),
                 "an earlier mount was killed before it had saved everything: that is done now"
             );
-            let task = save_recovered(supervisor.clone(), journal.clone(), uuid, changes, scratch.clone());
-            tokio::spawn(task);
+            let changes = Arc::new(changes);
+            // Shown before the mount is there.
+            let result = supervisor.adopt_journal(&uuid, changes.clone(), scratch.clone()).await;
+            tokio::spawn(save_recovered(supervisor.clone(), journal.clone(), uuid, changes, scratch.clone(), result));
         }
     }
 }
@@ -135,14 +137,16 @@ async fn save_recovered(
     supervisor: Arc<Supervisor>,
     journal: Arc<Journal>,
     uuid: String,
-    changes: Vec<(journal::Sequence, journal::Change)>,
+    changes: Arc<Vec<(journal::Sequence, journal::Change)>>,
     scratch: Arc<Scratch>,
+    adopted: Result<(), actors::Error>,
 ) {
     let last = changes.iter().map(|(sequence, _)| *sequence).max();
-    let changes = Arc::new(changes);
-    // Once taken over, the collection's own actor goes on trying; here is only waited for it.
-    let mut result = supervisor.recover(&uuid, changes.clone(), scratch.clone()).await;
     let cell = supervisor.collection(&uuid);
+    let mut result = match adopted {
+        Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
+        Err(error) => Err(error),
+    };
     let mut pause = Duration::from_secs(1);
     while let Err(error) = &result {
         tracing::error!(
@@ -155,7 +159,10 @@ async fn save_recovered(
         pause = (pause * 2).min(Duration::from_secs(300));
         result = match cell.load() {
             Some(state) if state.is_unsaved() => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
-            _ => supervisor.recover(&uuid, changes.clone(), scratch.clone()).await,
+            _ => match supervisor.adopt_journal(&uuid, changes.clone(), scratch.clone()).await {
+                Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
+                Err(error) => Err(error),
+            },
         };
     }
     if let Some(last) = last
@@ -198,7 +205,12 @@ pub(super) async fn flush(supervisor: &Arc<Supervisor>) -> bool {
         }
         if attempt >= LAST_ATTEMPTS {
             let journal = supervisor.environment().writing.as_ref().and_then(|writing| writing.journal.clone());
-            let journal = journal.map_or_else(String::new, |journal| journal.id());
+            let journal = journal.map_or_else(String::new, |journal| journal.folder().display().to_string());
+            if failed.is_empty() {
+                let left = supervisor.unsaved_collections();
+                let left = left.iter().map(|cell| (cell.key().clone(), "changed here and by others".to_owned()));
+                failed.extend(left);
+            }
             for (collection, error) in &failed {
                 tracing::error!(
                     collection,

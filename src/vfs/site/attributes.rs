@@ -132,7 +132,8 @@ impl Site {
             }
             Content::Collection { cell, .. } => {
                 let state = self.supervisor.collection_state(cell, false).await?;
-                match state.node(number) {
+                let is_there = |node: &NodeId| state.is_immutable() || state.snapshot.is_linked(*node);
+                match state.node(number).filter(|node| is_there(node) || self.handles.has_open(inode)) {
                     Some(node) => {
                         let valid = self.freshness.of(state.is_immutable());
                         Ok(Entry { attributes: self.node_attributes(&object, &state, node), valid })

@@ -260,11 +260,11 @@ impl Site {
         self.attributes(inode).await
     }
 
-    pub(super) async fn write_file(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<(), Error> {
+    pub(super) async fn write_file(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> Result<(), Error> {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         let Open::File(file) = open.as_ref() else { return Err(Error::NotWritable) };
         let Some(writer) = &file.writer else { return Err(Error::NotWritable) };
-        let place = if writer.append { Place::End } else { Place::At(offset) };
+        let place = if writer.append && !pages { Place::End } else { Place::At(offset) };
         writer.draft.file.write(place, data).await.map_err(actors::Error::from)?;
         writer.has_written.store(true, Ordering::Release);
         if writer.draft.announce() {
@@ -360,14 +360,14 @@ impl Site {
                 Spot::Collection { cell: to_cell, state: to_state, node: to_node, .. },
             ) => {
                 check_new_name(new_name, to_node == NodeId::ROOT)?;
-                let (from, to) = (state.number(node), to_state.number(to_node));
+                let (to_inode, from, to) = (to, state.number(node), to_state.number(to_node));
                 if Arc::ptr_eq(&cell, &to_cell) {
                     let (name, new_name) = (name.to_vec(), new_name.to_vec());
                     let operation = Operation::Rename { from, name, to, new_name, keep };
                     let need = self.need_of_names();
                     return self.supervisor.apply(&cell, operation, need).await.map(drop).map_err(gone_is_stale);
                 }
-                self.move_between((&cell, from, name), (&to_cell, to, new_name), keep).await
+                self.move_between((&cell, from, name), (&to_cell, to, to_inode, new_name), keep).await
             }
             (Spot::Project { cell, .. }, Spot::Project { cell: to_cell, uuid, .. }) => {
                 let item = self.supervisor.find(&cell, name).await?.ok_or(Error::NotFound)?;
@@ -389,7 +389,7 @@ impl Site {
     async fn move_between(
         &self,
         (cell, from, name): (&Arc<CollectionCell>, u32, &[u8]),
-        (to_cell, to, new_name): (&Arc<CollectionCell>, u32, &[u8]),
+        (to_cell, to, to_inode, new_name): (&Arc<CollectionCell>, u32, Inode, &[u8]),
         keep: bool,
     ) -> Result<(), Error> {
         let state = self.supervisor.collection_state(cell, false).await?;
@@ -399,7 +399,12 @@ impl Site {
         let place = Operation::Place { parent: to, name: new_name.to_vec(), moved: moved.clone(), keep };
         self.supervisor.apply(to_cell, place, self.need_of_names()).await.map_err(gone_is_stale)?;
         let take = Operation::Take { parent: from, name: name.to_vec(), moved };
-        self.supervisor.apply(cell, take, self.need_of_names()).await.map(drop).map_err(gone_is_stale)
+        let result = self.supervisor.apply(cell, take, self.need_of_names()).await.map(drop).map_err(gone_is_stale);
+        // The front end takes what it moved for the node that it was.
+        if let Some(front_end) = self.front_end.get() {
+            front_end.invalidate_entry(to_inode, new_name);
+        }
+        result
     }
 }
 
