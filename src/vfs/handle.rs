@@ -32,6 +32,8 @@ pub struct Writer {
     pub append: bool,
     /// Something was written through it that no `flush` has asked to be saved.
     pub has_written: AtomicBool,
+    /// The file was made with it, and no `flush` has come since.
+    pub is_new: AtomicBool,
 }
 
 /// A file whose content the program makes.

@@ -62,15 +62,14 @@ async fn of_path(
 ) -> Result<(), Error> {
     let (base, mine) = (&state.base.snapshot, &state.snapshot);
     let (before, now) = (base.find(path), mine.find(path));
+    // Also what the server never had: an earlier record may speak of it.
     let Some(now) = now else {
-        if before.is_some() {
-            changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
-        }
+        changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
         return Ok(());
     };
     let is_directory = mine.is_directory(now);
     let same_kind = before.is_some_and(|before| base.is_directory(before) == is_directory);
-    if before.is_some() && (!same_kind || depth == Depth::Tree) {
+    if (before.is_some() && !same_kind) || depth == Depth::Tree {
         changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
     }
     let mut pending = vec![(path.to_vec(), now)];

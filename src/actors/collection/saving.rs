@@ -210,6 +210,8 @@ pub struct Save {
 pub enum Files {
     None,
     One(u32),
+    /// This one is written down as it is, but saves need not take it along: it was made and has nothing in it yet.
+    New(u32),
     All,
 }
 
@@ -588,6 +590,13 @@ impl Handler<Save> for CollectionActor {
         };
         let promised: Vec<(u32, _)> = match files {
             Files::None => Vec::new(),
+            Files::New(number) => {
+                if let Some(node) = state.node(number).filter(|node| state.snapshot.is_linked(*node)) {
+                    self.local.journal.files.insert(number);
+                    self.local.journal.touched.touch(&state.snapshot.path(node), Depth::Entry);
+                }
+                Vec::new()
+            }
             Files::One(number) => state.draft(number).map(|draft| (number, draft.clone())).into_iter().collect(),
             Files::All => state.drafts.iter().map(|(number, draft)| (*number, draft.clone())).collect(),
         };

@@ -45,6 +45,8 @@ struct Service {
     statistics: Arc<Statistics>,
     supervisor: Arc<Supervisor>,
     keep: Arc<HttpKeep>,
+    /// Who saves what an earlier mount has left.
+    recovering: tokio::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 /// Mounts, serves until the end, and returns the exit status.
@@ -133,13 +135,13 @@ async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters, path:
     };
     let supervisor = Supervisor::start(Arc::new(environment)).map_err(|error| failure(&error))?;
     check(&supervisor, layout).await.map_err(|error| failure(&error))?;
-    writing::recover(&supervisor, recovered.unwrap_or_default()).await;
+    let recovering = writing::recover(&supervisor, recovered.unwrap_or_default()).await.into();
     if !arguments.disable_event_listening && layout.can_change() {
         supervisor.listen(events::listen(network, api, events::Options::default()));
     }
     let identity = Identity { host, email: user.email.clone(), user: user.uuid.clone() };
     let site = Site::new(supervisor.clone(), cache.clone(), layout, &identity);
-    Ok(Service { site, cache, statistics: Arc::default(), supervisor, keep })
+    Ok(Service { site, cache, statistics: Arc::default(), supervisor, keep, recovering })
 }
 
 /// What stands for a slash in names (arv-mount.md 2.7): `--fsns` as it is, or the cluster's setting.
@@ -255,6 +257,7 @@ async fn serve(
 async fn finish(service: &Service) -> bool {
     let is_saved = writing::flush(&service.supervisor).await;
     if is_saved {
+        writing::wait_for(&mut *service.recovering.lock().await).await;
         writing::close(&service.supervisor);
     }
     is_saved

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// Blocks on their way to Keep at a time. Two keep a network busy while the next is written; more help with several writers.
 const UPLOADS: usize = 4;
@@ -27,6 +28,9 @@ const USUAL_IDLE: Duration = Duration::from_secs(10);
 
 /// The log of a journal is read into memory by the next mount, so it has a limit of its own.
 const LONGEST_LOG: u64 = 256 << 20;
+
+/// How long a mount is put off by what an earlier one has left. Long enough for a few collections, or a gigabyte on the way.
+const RECOVERY: Duration = Duration::from_secs(20);
 
 /// How often collections are tried to be saved at the end before what is left stays in the journal.
 const LAST_ATTEMPTS: u32 = 3;
@@ -98,9 +102,10 @@ fn open_journal(
     Ok((journal, recovered))
 }
 
-/// Takes over what mounts that were killed had not saved. It shows at once, and is saved in the background; what cannot be
-/// saved stays in its journal.
-pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) {
+/// Takes over what mounts that were killed had not saved, and saves it before anybody can change it. What cannot be saved
+/// now shows all the same, and is saved in the background; its journal stays until then. Returns who does that.
+pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
+    let mut tasks = Vec::new();
     for found in recovered {
         let id = found.journal.id();
         if let Some(damage) = &found.damage {
@@ -128,8 +133,20 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
             let changes = Arc::new(changes);
             // Shown before the mount is there.
             let result = supervisor.adopt_journal(&uuid, changes.clone(), scratch.clone()).await;
-            tokio::spawn(save_recovered(supervisor.clone(), journal.clone(), uuid, changes, scratch.clone(), result));
+            let saving = save_recovered(supervisor.clone(), journal.clone(), uuid, changes, scratch.clone(), result);
+            let mut task = tokio::spawn(saving);
+            if tokio::time::timeout(RECOVERY, &mut task).await.is_err() {
+                tasks.push(task);
+            }
         }
+    }
+    tasks
+}
+
+/// Waits a moment for what is saved in the background: when everything is saved, its journals have to say so.
+pub(super) async fn wait_for(tasks: &mut Vec<JoinHandle<()>>) {
+    for task in tasks.drain(..) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
     }
 }
 

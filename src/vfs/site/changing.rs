@@ -159,7 +159,7 @@ impl Site {
         };
         let entry = self.entry_of(&object, &applied)?;
         self.objects.remember(object.slot);
-        let opened = self.opened(object, &applied, access)?;
+        let opened = self.opened(object, &applied, access, true)?;
         Ok((entry, opened))
     }
 
@@ -173,7 +173,7 @@ impl Site {
     ) -> Result<Opened, Error> {
         let operation = Operation::Open { number: inode.number() };
         let applied = self.supervisor.apply(cell, operation, Need::Nothing).await?;
-        let opened = self.opened(object, &applied, access)?;
+        let opened = self.opened(object, &applied, access, false)?;
         if access.truncate
             && let Some(draft) = &applied.draft
             && draft.file.size() > 0
@@ -188,13 +188,14 @@ impl Site {
         Ok(opened)
     }
 
-    fn opened(&self, object: Pinned, applied: &Applied, access: Access) -> Result<Opened, Error> {
+    fn opened(&self, object: Pinned, applied: &Applied, access: Access, is_new: bool) -> Result<Opened, Error> {
         let node = applied.state.node(applied.number).ok_or(Error::Stale)?;
         let attributes = self.node_attributes(&object, &applied.state, node);
         let writer = applied.draft.clone().map(|draft| Writer {
             draft,
             append: access.append,
             has_written: AtomicBool::new(false),
+            is_new: AtomicBool::new(is_new),
         });
         let inode = Inode::new(object.slot, applied.number);
         let file = OpenFile { inode, object, state: applied.state.clone(), node, attributes, writer };
@@ -284,10 +285,17 @@ impl Site {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         let Open::File(file) = open.as_ref() else { return Ok(()) };
         let Content::Collection { cell, .. } = &file.object.content else { return Ok(()) };
-        let files = match &file.writer {
-            Some(writer) if writer.has_written.swap(false, Ordering::AcqRel) => Files::One(file.inode.number()),
-            Some(_) if always => Files::One(file.inode.number()),
-            _ if always && self.can_change() && cell.kind() == CollectionKind::Mutable => Files::None,
+        let (files, need) = match &file.writer {
+            Some(writer) if writer.has_written.swap(false, Ordering::AcqRel) => {
+                writer.is_new.store(false, Ordering::Release);
+                (Files::One(file.inode.number()), need)
+            }
+            Some(_) if always => (Files::One(file.inode.number()), need),
+            // `echo x > f` closes a copy before its first write: the server need not hear of the empty file yet.
+            Some(writer) if writer.is_new.swap(false, Ordering::AcqRel) => {
+                (Files::New(file.inode.number()), Need::Journal)
+            }
+            _ if always && self.can_change() && cell.kind() == CollectionKind::Mutable => (Files::None, need),
             _ => return Ok(()),
         };
         let result = self.supervisor.save(cell, files, need).await;
