@@ -5,6 +5,7 @@
 //! tells what stood there just before: if that is not what we started from, somebody wrote in between, unseen by the conditions
 //! that the save carried, at the very paths that it wrote (design, section 5).
 
+use dashmap::DashMap;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
@@ -35,6 +36,32 @@ pub struct Overwritten {
 #[derive(Debug, Default)]
 pub struct Echoes {
     inner: Mutex<Inner>,
+    pub open: OpenFiles,
+}
+
+/// Which files have handles, of whatever kind: what is unlinked stays as long as somebody has it open. Counted by the front,
+/// looked at by the actor; a sharded map, and a leaf.
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    counts: DashMap<u32, usize>,
+}
+
+impl OpenFiles {
+    pub fn add(&self, number: u32) {
+        *self.counts.entry(number).or_default() += 1;
+    }
+
+    /// Returns whether that was the last one.
+    pub fn remove(&self, number: u32) -> bool {
+        if let Some(mut count) = self.counts.get_mut(&number) {
+            *count = count.saturating_sub(1);
+        }
+        self.counts.remove_if(&number, |_, count| *count == 0).is_some()
+    }
+
+    pub fn contains(&self, number: u32) -> bool {
+        self.counts.contains_key(&number)
+    }
 }
 
 #[derive(Debug, Default)]

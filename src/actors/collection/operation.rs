@@ -4,6 +4,7 @@
 
 use crate::actors::Error;
 use crate::actors::collection::draft::Draft;
+use crate::actors::collection::echo::OpenFiles;
 use crate::actors::collection::numbers::Time;
 use crate::actors::collection::saving::Need;
 use crate::actors::collection::state::{CollectionState, Kind};
@@ -30,6 +31,8 @@ pub enum Operation {
     Open { number: u32 },
     /// One handle less.
     Close { number: u32 },
+    /// Nobody has a file open any more that was removed before.
+    Closed { number: u32 },
     /// Something was written to a file that is open for writing.
     Written { number: u32 },
     /// Somebody set a time.
@@ -112,8 +115,11 @@ impl Edit {
     }
 
     /// Forgets the drafts of what is not linked any more, unless somebody still has them open.
-    fn drop_drafts_of(&mut self, node: NodeId) {
+    fn drop_drafts_of(&mut self, node: NodeId, open: &OpenFiles) {
         let number = self.state.number(node);
+        if open.contains(number) {
+            return;
+        }
         if let Some(draft) = self.state.drafts.get(&number).filter(|draft| !draft.is_open()) {
             draft.file.discard();
             self.state.drafts.remove(&number);
@@ -181,11 +187,12 @@ impl CollectionActor {
                 edit.editor.remove(directory, &name)?;
                 edit.touch(path, Depth::Entry);
                 edit.stamp(directory, now);
-                edit.drop_drafts_of(node);
+                edit.drop_drafts_of(node, &self.cell.shared().open);
                 node
             }
             Operation::Rename { from, name, to, new_name, keep } => {
-                rename(&mut edit, (from, &name), (to, &new_name), keep, now)?
+                let open = &self.cell.shared().open;
+                rename(&mut edit, open, (from, &name), (to, &new_name), keep, now)?
             }
             Operation::Open { number } => {
                 let node = edit.state.node(number).ok_or(Error::Gone)?;
@@ -212,6 +219,7 @@ impl CollectionActor {
                 let is_linked = edit.snapshot().is_linked(node);
                 if let Some(known) = edit.state.drafts.get(&number).cloned()
                     && known.remove_writer()
+                    && (is_linked || !self.cell.shared().open.contains(number))
                 {
                     if !is_linked {
                         known.file.discard();
@@ -224,6 +232,13 @@ impl CollectionActor {
                         let path = edit.snapshot().path(node);
                         edit.touch(path, Depth::Entry);
                     }
+                }
+                node
+            }
+            Operation::Closed { number } => {
+                let node = edit.state.node(number).ok_or(Error::Gone)?;
+                if !edit.snapshot().is_linked(node) {
+                    edit.drop_drafts_of(node, &self.cell.shared().open);
                 }
                 node
             }
@@ -253,7 +268,7 @@ impl CollectionActor {
                     }
                     edit.check_replace(target, moved.state.snapshot.is_directory(moved.node))?;
                     edit.editor.remove(directory, &name)?;
-                    edit.drop_drafts_of(target);
+                    edit.drop_drafts_of(target, &self.cell.shared().open);
                 }
                 if files_below(&moved)
                     .iter()
@@ -370,6 +385,7 @@ pub(super) fn put_request(writing: &Writing, state: &CollectionState) -> PutRequ
 
 fn rename(
     edit: &mut Edit,
+    open: &OpenFiles,
     (from, name): (u32, &[u8]),
     (to, new_name): (u32, &[u8]),
     keep: bool,
@@ -396,7 +412,7 @@ fn rename(
     edit.stamp(source, now);
     edit.stamp(target, now);
     if let Some(replaced) = replaced {
-        edit.drop_drafts_of(replaced);
+        edit.drop_drafts_of(replaced, open);
     }
     // The old name goes with the next save, so what is behind the new one has to go with it, half written or not.
     let numbers = edit.state.numbers.clone();

@@ -198,6 +198,9 @@ impl Site {
             is_new: AtomicBool::new(is_new),
         });
         let inode = Inode::new(object.slot, applied.number);
+        if let Content::Collection { cell, .. } = &object.content {
+            cell.shared().open.add(applied.number);
+        }
         let file = OpenFile { inode, object, state: applied.state.clone(), node, attributes, writer };
         Ok(Opened { handle: self.handles.add(Open::File(file)), pages: PageCache::Keep })
     }
@@ -328,9 +331,15 @@ impl Site {
     pub(super) async fn release_file(&self, handle: Handle) {
         let Some(open) = self.handles.remove(handle) else { return };
         let Open::File(file) = open.as_ref() else { return };
-        let (Some(_), Content::Collection { cell, .. }) = (&file.writer, &file.object.content) else { return };
+        let Content::Collection { cell, .. } = &file.object.content else { return };
         let number = file.inode.number();
-        if let Err(error) = self.supervisor.apply(cell, Operation::Close { number }, Need::Nothing).await {
+        let is_last = cell.shared().open.remove(number);
+        let operation = match &file.writer {
+            Some(_) => Operation::Close { number },
+            None if is_last && is_removed_draft(cell, number) => Operation::Closed { number },
+            None => return,
+        };
+        if let Err(error) = self.supervisor.apply(cell, operation, Need::Nothing).await {
             tracing::error!(collection = cell.key(), number, %error, "cannot close a file");
         }
     }
@@ -414,6 +423,13 @@ impl Site {
         }
         result
     }
+}
+
+/// Is this a file that is gone from its collection, with data that were never saved?
+fn is_removed_draft(cell: &CollectionCell, number: u32) -> bool {
+    cell.load().is_some_and(|state| {
+        state.draft(number).is_some() && state.node(number).is_none_or(|node| !state.snapshot.is_linked(node))
+    })
 }
 
 /// A collection that was there and cannot be found any more is no missing file.
