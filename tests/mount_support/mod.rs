@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+pub mod content;
+pub mod files;
+pub mod writer;
+
 /// Another client.
 pub struct Client {
     runtime: tokio::runtime::Runtime,

@@ -11,8 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+pub mod random;
+
 /// Long enough for a loaded machine with two cores, short enough that a hang is noticed.
 pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// A number from the environment.
+pub fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
 
 /// The binary under test.
 pub fn arvados() -> Command {

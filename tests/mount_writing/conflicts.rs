@@ -1,0 +1,170 @@
+//! Several clients change one collection.
+
+use crate::fixture::{Fixture, QUIET, names};
+use crate::mount_support::files::{errno, open, save};
+use crate::mount_support::writer::{Writer, is_ours};
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// The name of a copy that a conflict made of `name`.
+fn is_conflict_of(name: &str, of: &str) -> bool {
+    let Some(rest) = name.strip_prefix(of) else { return false };
+    let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = rest.split('~').collect();
+    let ["", time, "conflict", ""] = parts[..] else { return false };
+    time.split_once('-').is_some_and(|(day, time)| digits(day, 8) && digits(time, 6))
+}
+
+/// With a quiet mount that has seen the collection, and `a` changed by another client since.
+fn changed_behind_its_back(options: &[&str], theirs: &[u8]) -> Fixture {
+    let fixture = Fixture::new(&[&QUIET, options].concat());
+    assert_eq!(fs::read(fixture.path().join("a")).unwrap(), b"first");
+    fixture.client.put_files(&fixture.made.uuid, &[("a", theirs)]);
+    fixture
+}
+
+#[test]
+fn both_versions_are_kept_by_default() {
+    let fixture = changed_behind_its_back(&[], b"theirs");
+    save(&fixture.path().join("a"), b"mine").unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    assert_eq!(files["a"], b"mine");
+    let copies: Vec<_> = files.iter().filter(|(name, _)| is_conflict_of(name, "a")).collect();
+    assert_eq!(copies.len(), 1, "{:?}", files.keys());
+    assert_eq!(copies[0].1, b"theirs");
+    assert!(names(&fixture.path()).contains(copies[0].0), "the mount shows it too");
+}
+
+#[test]
+fn guard_strict_sees_a_change_of_the_same_path() {
+    let fixture = changed_behind_its_back(&["--commit-guard=strict"], b"theirs");
+    save(&fixture.path().join("a"), b"mine").unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    assert!(files.values().any(|content| content == b"theirs") && files["a"] == b"mine", "{:?}", files.keys());
+}
+
+#[test]
+fn policy_error_tells_the_writer_and_keeps_his_data() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = changed_behind_its_back(&["--on-conflict=error"], b"theirs");
+    let refused = errno(save(&fixture.path().join("a"), b"mine"));
+    assert_ne!(refused, 0);
+    assert!(fixture.server_has("a", b"theirs"));
+    assert_eq!(fs::read(fixture.path().join("a")).unwrap(), b"mine");
+    save(&fixture.path().join("c"), b"another").unwrap();
+    assert!(fixture.server_has("c", b"another"), "others are saved");
+}
+
+#[test]
+fn policy_overwrite_makes_no_copy() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = changed_behind_its_back(&["--on-conflict=overwrite"], b"theirs");
+    save(&fixture.path().join("a"), b"mine").unwrap();
+    assert!(fixture.server_has("a", b"mine"));
+    assert_eq!(fixture.server_names(), ["a", "d/b"]);
+}
+
+/// arv-mount.md 8.1, 5: a conflict file although both wrote the same.
+#[test]
+fn same_content_on_both_sides_is_no_conflict() {
+    let fixture = changed_behind_its_back(&[], b"the same, word by word");
+    save(&fixture.path().join("a"), b"the same, word by word").unwrap();
+    save(&fixture.path().join("c"), b"packed into another block").unwrap();
+    assert_eq!(fixture.server_names(), ["a", "c", "d/b"]);
+}
+
+#[test]
+fn change_of_another_path_is_merged() {
+    let fixture = changed_behind_its_back(&[], b"theirs");
+    save(&fixture.path().join("d/b"), b"mine").unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    assert_eq!(files.len(), 2, "{:?}", files.keys());
+    assert_eq!((files["a"].as_slice(), files["d/b"].as_slice()), (&b"theirs"[..], &b"mine"[..]));
+}
+
+#[test]
+fn file_deleted_here_and_changed_there_is_kept_as_a_copy() {
+    let fixture = changed_behind_its_back(&[], b"theirs");
+    fs::remove_file(fixture.path().join("a")).unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    assert!(files.values().any(|content| content == b"theirs"), "{:?}", files.keys());
+}
+
+#[test]
+fn file_changed_here_and_deleted_there_is_kept() {
+    let fixture = Fixture::new(&QUIET);
+    assert_eq!(names(&fixture.path()), ["a", "d"]);
+    fixture.client.replace(&fixture.made.uuid, fixture.client.manifest(&[("d/b", b"second")]));
+    save(&fixture.path().join("a"), b"mine").unwrap();
+    assert!(fixture.server_has("a", b"mine"));
+}
+
+/// A file open for writing is judged by what it showed when it was opened.
+#[test]
+fn file_open_for_writing_keeps_its_base() {
+    let fixture = Fixture::new(&["--refresh-time=1"]);
+    let path = fixture.path();
+    let file = open(&path.join("a"), libc::O_RDWR).unwrap();
+    let mut seen = [0; 5];
+    file.read_exact_at(&mut seen, 0).unwrap();
+    assert_eq!(&seen, b"first");
+    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs"), ("c", b"seen")]);
+    crate::support::until("the change to arrive", || names(&path).contains(&"c".to_owned()));
+    file.set_len(0).unwrap();
+    file.write_all_at(b"mine", 0).unwrap();
+    crate::mount_support::files::close(file).unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    for content in [&b"theirs"[..], b"mine"] {
+        assert!(files.values().any(|found| found == content), "{:?}", files.keys());
+    }
+}
+
+/// The mark to beat: of what two `arv-mount` and an SDK client close in 20 seconds, in different files of one collection,
+/// half is lost.
+#[test]
+fn two_mounts_and_another_client_that_write_different_files_lose_nothing() {
+    let fixture = Fixture::new(&[]);
+    let second = Writer::start(&fixture.cluster, &[]);
+    let stop = AtomicBool::new(false);
+    let written = [const { AtomicUsize::new(0) }; 3];
+    std::thread::scope(|scope| {
+        for (writer, path) in [fixture.path(), second.collection(&fixture.made.uuid)].into_iter().enumerate() {
+            let (stop, written) = (&stop, &written);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = written[writer].load(Ordering::Relaxed);
+                    save(&path.join(format!("w{writer}-{number}")), format!("{writer} {number}").as_bytes()).unwrap();
+                    written[writer].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(6) {
+            let number = written[2].load(Ordering::Relaxed);
+            fixture.client.put_files(
+                &fixture.made.uuid,
+                &[(&format!("w2-{number}"), format!("2 {number}").as_bytes())],
+            );
+            written[2].fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let files = fixture.client.files(&fixture.made.uuid);
+    let (mut total, mut lost) = (0, 0);
+    for (writer, written) in written.iter().enumerate() {
+        for number in 0..written.load(Ordering::Relaxed) {
+            total += 1;
+            lost += usize::from(files.get(&format!("w{writer}-{number}")).is_none_or(|content| content != format!("{writer} {number}").as_bytes()));
+        }
+    }
+    assert_eq!(lost, 0, "of {total}");
+    assert!(total > 50, "only {total} files: this proves nothing");
+    assert!(!files.keys().any(|name| name.contains("conflict")), "nobody had a reason for a copy");
+}

@@ -1,0 +1,255 @@
+//! What fails is told to who wrote, loses nothing, and the mount goes on.
+
+use crate::fixture::{Fixture, QUIET, names};
+use crate::mount_support::files::{append, close, errno, open, save, truncate};
+use crate::mount_support::writer::is_ours;
+use crate::support::{LIMIT, run, until};
+use serde_json::json;
+use std::fs::{self, File};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// arv-mount.md 8.1, 1: everybody gets ENOTCONN, and the process ends with status 0.
+#[test]
+fn failed_fsync_is_an_error_and_the_mount_lives() {
+    let mut fixture = Fixture::new(&["--retries=0"]);
+    let path = fixture.path();
+    let mut file = File::create(path.join("new")).unwrap();
+    file.write_all(b"content").unwrap();
+    fixture.refuse_saves(403);
+    assert_eq!(errno(file.sync_all()), libc::EACCES);
+    assert_eq!(errno(File::open(&path).and_then(|folder| folder.sync_all())), libc::EACCES);
+    assert_eq!(fs::read(path.join("new")).unwrap(), b"content");
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"first");
+    assert!(fixture.writer.process.as_mut().unwrap().try_wait().unwrap().is_none());
+    let log = fixture.writer.log();
+    assert!(log.contains(&fixture.made.uuid) && log.contains("403"), "{log}");
+    fixture.refuse_saves(0);
+    file.sync_all().unwrap();
+    close(file).unwrap();
+    assert!(fixture.server_has("new", b"content"));
+}
+
+/// arv-mount.md 3.1: all of them are EIO.
+#[test]
+fn refused_save_says_why_and_is_made_up_for() {
+    let cases: [(u16, &[i32]); 5] = [
+        (401, &[libc::EACCES, libc::EPERM]),
+        (403, &[libc::EACCES, libc::EPERM]),
+        (404, &[libc::ESTALE]),
+        (422, &[libc::EIO, libc::EINVAL]),
+        (500, &[libc::EIO]),
+    ];
+    for (status, expected) in cases {
+        let fixture = Fixture::new(&["--retries=0"]);
+        let path = fixture.path();
+        assert_eq!(names(&path), ["a", "d"]);
+        fixture.refuse_saves(status);
+        let refused = errno(save(&path.join("new"), b"content"));
+        assert!(expected.contains(&refused), "{status}: {refused}\n{}", fixture.writer.log());
+        assert_eq!(fs::read(path.join("new")).unwrap(), b"content", "{status}: the data stay");
+        fixture.refuse_saves(0);
+        save(&path.join("next"), b"next").unwrap();
+        assert!(fixture.server_has("next", b"next"));
+        until("the refused file", || fixture.server_has("new", b"content"));
+    }
+}
+
+#[test]
+fn full_keep_is_no_space_and_a_failing_one_an_io_error() {
+    for (status, expected) in [(507, vec![libc::ENOSPC, libc::EDQUOT]), (500, vec![libc::EIO])] {
+        let fixture = Fixture::new(&["--retries=0"]);
+        let path = fixture.path();
+        fixture.control("faults", json!({"keep": [{"method": ["PUT"], "status": status}]}));
+        let refused = errno(save(&path.join("new"), b"some content"));
+        assert!(expected.contains(&refused), "{status}: {refused}");
+        if status == 500 {
+            assert!(fixture.writer.log().contains("Keep write error"), "the phrase that callers look for");
+        }
+        fixture.control("faults", json!({"keep": []}));
+        append(&path.join("new"), b", more").unwrap();
+        assert!(fixture.server_has("new", b"some content, more"));
+    }
+}
+
+/// arv-mount.md 8.1, 4 (truncate by name), go-filesystem.md 3.2 (rmdir): and a later look at the record saves it.
+#[test]
+fn read_only_mount_cannot_be_changed() {
+    let fixture = Fixture::new(&["--read-only"]);
+    fixture.client.put_files(&fixture.made.uuid, &[("c", b"third")]);
+    let hash = fixture.client.record(&fixture.made.uuid).portable_data_hash.clone();
+    let path = fixture.path();
+    assert_eq!(errno(truncate(&path.join("a"), 0)), libc::EROFS);
+    assert_eq!(errno(fs::remove_dir(path.join("d"))), libc::EROFS);
+    assert_eq!(errno(fs::remove_file(path.join("a"))), libc::EROFS);
+    assert_eq!(errno(fs::create_dir(path.join("x"))), libc::EROFS);
+    assert_eq!(errno(fs::rename(path.join("a"), path.join("x"))), libc::EROFS);
+    assert_ne!(errno(open(&path.join("a"), libc::O_WRONLY | libc::O_TRUNC)), 0);
+    File::open(path.join("a")).unwrap().sync_all().unwrap();
+    File::open(&path).unwrap().sync_all().unwrap();
+    fs::read(path.join(".arvados#collection")).unwrap();
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"first");
+    assert_eq!(fixture.client.record(&fixture.made.uuid).portable_data_hash, hash);
+}
+
+/// go-filesystem.md 1.10: edits below a hash are accepted, fsync succeeds, and nothing is saved.
+#[test]
+fn collection_by_hash_cannot_be_changed() {
+    let fixture = Fixture::new(&[]);
+    let path = fixture.writer.collection(&fixture.made.hash);
+    for refused in [
+        errno(save(&path.join("x"), b"x")),
+        errno(append(&path.join("a"), b"x")),
+        errno(truncate(&path.join("a"), 0)),
+        errno(fs::create_dir(path.join("x"))),
+        errno(fs::remove_file(path.join("a"))),
+        errno(fs::rename(path.join("a"), path.join("x"))),
+        errno(fs::rename(path.join("a"), fixture.path().join("x"))),
+    ] {
+        assert!([libc::EPERM, libc::EACCES, libc::EROFS].contains(&refused), "{refused}");
+    }
+    assert_eq!(names(&path), ["a", "d"]);
+}
+
+#[test]
+fn lost_answer_is_looked_after_and_not_repeated_blindly() {
+    for fault in [json!({"drop": "after"}), json!({"drop": "before"}), json!({"status": 502, "apply_first": true})] {
+        let fixture = Fixture::old(&QUIET);
+        let path = fixture.path();
+        assert_eq!(names(&path), ["a", "d"]);
+        let mut rule = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "times": 1});
+        rule.as_object_mut().unwrap().extend(fault.as_object().unwrap().clone());
+        fixture.control("faults", json!({"api": [rule]}));
+        fs::rename(path.join("a"), path.join("moved")).unwrap();
+        save(&path.join("d/b"), b"changed").unwrap();
+        assert_eq!(fixture.server_names(), ["d/b", "moved"], "{fault}");
+        assert!(fixture.server_has("d/b", b"changed"), "{fault}");
+        assert_eq!(names(&path), ["d", "moved"], "{fault}: no conflict with oneself");
+    }
+}
+
+#[test]
+fn server_without_replace_files_gets_the_whole_manifest() {
+    let fixture = Fixture::new(&[]);
+    fixture.control("config", json!({"no_replace_files": true}));
+    save(&fixture.path().join("new"), b"content").unwrap();
+    fs::rename(fixture.path().join("a"), fixture.path().join("moved")).unwrap();
+    assert!(fixture.server_has("new", b"content") && fixture.server_has("d/b", b"second"));
+    assert_eq!(fixture.server_names(), ["d/b", "moved", "new"]);
+}
+
+#[test]
+fn outage_of_the_api_is_survived() {
+    let fixture = Fixture::old(&[]);
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    fixture.control("faults", json!({"api": [{"status": 503, "times": 3, "empty": true}]}));
+    save(&path.join("new"), b"content").unwrap();
+    assert!(fixture.server_has("new", b"content"));
+}
+
+#[test]
+fn what_was_closed_survives_the_death_of_the_mount() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let path = fixture.path();
+    save(&path.join("new"), b"content").unwrap();
+    append(&path.join("a"), b" and more").unwrap();
+    fs::rename(path.join("d"), path.join("renamed")).unwrap();
+    assert_eq!(fixture.server_names(), ["a", "d/b"], "nothing is saved yet");
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    assert_eq!(names(&path), ["a", "new", "renamed"]);
+    assert_eq!(fs::read(path.join("new")).unwrap(), b"content");
+    fixture.writer.unmount_well();
+    assert!(fixture.server_has("new", b"content") && fixture.server_has("a", b"first and more"));
+    assert!(fixture.server_has("renamed/b", b"second"));
+}
+
+#[test]
+fn failed_flush_at_the_end_is_a_status_and_keeps_the_data() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit", "--retries=0"]);
+    save(&fixture.path().join("new"), b"content").unwrap();
+    fixture.refuse_saves(403);
+    let status = fixture.writer.unmount();
+    assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
+    let log = fixture.writer.log();
+    assert!(log.contains(fixture.writer.journal().to_str().unwrap()), "it says where the data are: {log}");
+    fixture.refuse_saves(0);
+    fixture.writer.start_again();
+    assert_eq!(fs::read(fixture.path().join("new")).unwrap(), b"content");
+    fixture.writer.unmount_well();
+    assert!(fixture.server_has("new", b"content"));
+}
+
+#[test]
+fn journal_has_one_writer() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&[]);
+    let point = tempfile::tempdir().unwrap();
+    let mut command = crate::support::arvados();
+    command.args(["mount", "--foreground", "--read-write", "--mount-by-id=by_id"]);
+    command.arg(format!("--journal-dir={}", fixture.writer.journal().display())).arg(point.path());
+    let output = run(command.envs(fixture.cluster.environment(None)), LIMIT);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("journal"), "{text}");
+    save(&fixture.path().join("new"), b"content").unwrap();
+    assert!(fixture.server_has("new", b"content"), "the first one is not disturbed");
+}
+
+/// fuse.md, trap 9: a third of the time `arv-mount` leaves them in state D for ever.
+#[test]
+fn users_of_a_killed_mount_get_an_error_within_a_second() {
+    let mut fixture = Fixture::new(&[]);
+    for _ in 0..3 {
+        let path = fixture.path();
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                let path = path.clone();
+                std::thread::spawn(move || {
+                    let mut number = 0;
+                    while save(&path.join(format!("w{worker}-{}", number % 5)), b"content").is_ok() {
+                        number += 1;
+                        if fs::read_dir(&path).is_err() {
+                            break;
+                        }
+                    }
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(700));
+        fixture.writer.kill();
+        let start = Instant::now();
+        while !workers.iter().all(|worker| worker.is_finished()) && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let waited = start.elapsed();
+        fixture.writer.clear();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        assert!(waited < Duration::from_millis(1500), "{waited:?}");
+        fixture.writer.start_again();
+    }
+}
+
+#[test]
+fn file_that_cannot_be_saved_holds_up_no_other() {
+    let fixture = Fixture::new(&["--retries=0"]);
+    let path = fixture.path();
+    let other = fixture.client.collection("other", None, String::new());
+    let other = fixture.writer.collection(&other.uuid);
+    assert!(names(&other).is_empty());
+    let rule = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "status": 403});
+    fixture.control("faults", json!({"api": [rule]}));
+    assert_ne!(errno(save(&path.join("refused"), b"x")), 0);
+    save(&other.join("saved"), b"saved").unwrap();
+    let file = File::open(&other).unwrap();
+    file.sync_all().unwrap();
+}

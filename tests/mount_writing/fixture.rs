@@ -1,0 +1,84 @@
+//! A cluster, a collection in it, and a mount that may change it.
+
+use crate::mount_support::writer::Writer;
+use crate::mount_support::{Client, Made, control};
+use crate::support::Cluster;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Dropped from top to bottom: the mount first.
+pub struct Fixture {
+    pub writer: Writer,
+    pub client: Client,
+    pub made: Made,
+    pub cluster: Cluster,
+}
+
+/// Options of a mount that hears nothing of others and does not look by itself.
+pub const QUIET: [&str; 2] = ["--disable-event-listening", "--refresh-time=3600"];
+
+impl Fixture {
+    /// With the files `a` (`"first"`) and `d/b` (`"second"`).
+    pub fn new(options: &[&str]) -> Fixture {
+        let cluster = Cluster::start_with(&["--faults"]);
+        let client = Client::new(&cluster);
+        let made = client.collection("work", None, client.manifest(&[("a", b"first"), ("d/b", b"second")]));
+        let writer = Writer::start(&cluster, options);
+        Fixture { writer, client, made, cluster }
+    }
+
+    /// As [`Fixture::new`], with a collection that nobody has changed for an hour: a mount has no reason to think of others.
+    pub fn old(options: &[&str]) -> Fixture {
+        let fixture = Fixture::new(options);
+        let past = (chrono::Utc::now() - chrono::TimeDelta::hours(1)).to_rfc3339();
+        fixture.control("raw", json!({"uuid": fixture.made.uuid, "set": {"modified_at": past}}));
+        fixture
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.writer.collection(&self.made.uuid)
+    }
+
+    pub fn control(&self, word: &str, parameters: Value) -> Value {
+        control(&self.cluster, word, parameters)
+    }
+
+    /// Makes saves of the collection fail with this status, or work again with 0.
+    pub fn refuse_saves(&self, status: u16) {
+        let rule = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "status": status});
+        self.control("faults", json!({"api": if status == 0 { json!([]) } else { json!([rule]) }}));
+    }
+
+    /// The number of the last request to the API.
+    pub fn sequence(&self) -> u64 {
+        self.control("seq", json!({}))["api"].as_u64().unwrap()
+    }
+
+    /// Method and path of the requests to the API after number `since`.
+    pub fn requests(&self, since: u64) -> Vec<String> {
+        let log = self.control("log", json!({"since": since}));
+        let text = |entry: &Value| format!("{} {}", entry["m"].as_str().unwrap(), entry["path"].as_str().unwrap());
+        log.as_array().unwrap().iter().map(text).collect()
+    }
+
+    /// How many versions the server keeps, the current one included.
+    pub fn versions(&self) -> usize {
+        self.control("versions", json!({"uuid": self.made.uuid})).as_array().unwrap().len()
+    }
+
+    pub fn server_has(&self, path: &str, data: &[u8]) -> bool {
+        self.client.has(&self.made.uuid, path, data)
+    }
+
+    /// Names of the files on the server.
+    pub fn server_names(&self) -> Vec<String> {
+        self.client.manifest_of(&self.made.uuid).files.into_keys().collect()
+    }
+}
+
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
