@@ -84,11 +84,7 @@ impl Client {
     }
 
     /// Changes a collection; what the server answers.
-    pub fn update(
-        &self,
-        uuid: &str,
-        update: &CollectionUpdate,
-    ) -> Result<Record<Collection>, arvados::remote::Error> {
+    pub fn update(&self, uuid: &str, update: &CollectionUpdate) -> Result<Record<Collection>, arvados::remote::Error> {
         self.runtime.block_on(self.api.update_collection(uuid, update, None))
     }
 
@@ -119,7 +115,8 @@ impl Client {
 
     /// Sets single files with `replace_files`, without any condition, as most clients do.
     pub fn put_files(&self, uuid: &str, files: &[(&str, &[u8])]) -> Record<Collection> {
-        let replace_files = files.iter().map(|(path, _)| (format!("/{path}"), format!("manifest_text/{path}"))).collect();
+        let replace_files =
+            files.iter().map(|(path, _)| (format!("/{path}"), format!("manifest_text/{path}"))).collect();
         let manifest = Some(self.manifest(files));
         self.update(uuid, &CollectionUpdate { manifest, replace_files, ..CollectionUpdate::default() }).unwrap()
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 pub mod content;
 pub mod files;
+pub mod ledger;
 pub mod writer;
 
 /// Another client.

@@ -147,10 +147,9 @@ fn two_mounts_and_another_client_that_write_different_files_lose_nothing() {
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(6) {
             let number = written[2].load(Ordering::Relaxed);
-            fixture.client.put_files(
-                &fixture.made.uuid,
-                &[(&format!("w2-{number}"), format!("2 {number}").as_bytes())],
-            );
+            fixture
+                .client
+                .put_files(&fixture.made.uuid, &[(&format!("w2-{number}"), format!("2 {number}").as_bytes())]);
             written[2].fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -161,7 +160,11 @@ fn two_mounts_and_another_client_that_write_different_files_lose_nothing() {
     for (writer, written) in written.iter().enumerate() {
         for number in 0..written.load(Ordering::Relaxed) {
             total += 1;
-            lost += usize::from(files.get(&format!("w{writer}-{number}")).is_none_or(|content| content != format!("{writer} {number}").as_bytes()));
+            lost += usize::from(
+                files
+                    .get(&format!("w{writer}-{number}"))
+                    .is_none_or(|content| content != format!("{writer} {number}").as_bytes()),
+            );
         }
     }
     assert_eq!(lost, 0, "of {total}");

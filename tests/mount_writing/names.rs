@@ -16,11 +16,14 @@ fn names_that_the_server_refuses_are_refused_at_once() {
     assert_eq!(errno(fs::create_dir(path.join(&long))), libc::ENAMETOOLONG);
     assert_eq!(errno(fs::rename(path.join("a"), path.join(&long))), libc::ENAMETOOLONG);
     let wrong = path.join(OsStr::from_bytes(b"not utf-8 \xff"));
-    for refused in [errno(save(&wrong, b"x")), errno(fs::create_dir(&wrong)), errno(fs::rename(path.join("a"), &wrong))] {
+    for refused in [errno(save(&wrong, b"x")), errno(fs::create_dir(&wrong)), errno(fs::rename(path.join("a"), &wrong))]
+    {
         assert!([libc::EILSEQ, libc::EINVAL].contains(&refused), "{refused}");
     }
-    assert!([libc::EPERM, libc::EACCES, libc::EEXIST, libc::EINVAL]
-        .contains(&errno(fs::rename(path.join("a"), path.join(".arvados#collection")))));
+    assert!(
+        [libc::EPERM, libc::EACCES, libc::EEXIST, libc::EINVAL]
+            .contains(&errno(fs::rename(path.join("a"), path.join(".arvados#collection"))))
+    );
     assert_eq!(names(&path), ["a", "d"]);
     save(&path.join("right"), b"right").unwrap();
     assert!(fixture.server_has("right", b"right"));
@@ -31,7 +34,19 @@ fn odd_names_make_the_round_trip() {
     let mut fixture = Fixture::new(&[]);
     let path = fixture.path();
     let longest = "ä".repeat(127) + "x";
-    let odd = ["a b", "c:d", "back\\slash", "\\040", "tab\there", "new\nline", "日本語", "-x", "...", "0:3:f", longest.as_str()];
+    let odd = [
+        "a b",
+        "c:d",
+        "back\\slash",
+        "\\040",
+        "tab\there",
+        "new\nline",
+        "日本語",
+        "-x",
+        "...",
+        "0:3:f",
+        longest.as_str(),
+    ];
     for name in odd {
         save(&path.join(name), name.as_bytes()).unwrap();
         fs::create_dir(path.join(format!("d/{}", &name[..name.len().min(6)]))).unwrap();

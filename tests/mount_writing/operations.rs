@@ -1,7 +1,9 @@
 //! Operations on files and folders.
 
 use crate::fixture::{Fixture, QUIET, names};
-use crate::mount_support::files::{Mapping, append, close, create_new, errno, make_node, open, rename_with, save, truncate};
+use crate::mount_support::files::{
+    Mapping, append, close, create_new, errno, make_node, open, rename_with, save, truncate,
+};
 use crate::mount_support::writer::Writer;
 use crate::support::{run, succeed};
 use std::fs::{self, File, FileTimes};
@@ -86,10 +88,10 @@ fn rename_moves_between_collections_and_mounts_are_file_systems_of_their_own() {
     assert_eq!((names(&from), names(&to)), (vec![], vec!["moved".to_owned(), "tree".into()]));
     assert_eq!(fs::read(to.join("tree/b")).unwrap(), b"second");
     let files = fixture.client.files(&other.uuid);
-    assert_eq!(files.into_iter().collect::<Vec<_>>(), [
-        ("moved".to_owned(), b"first".to_vec()),
-        ("tree/b".to_owned(), b"second".to_vec())
-    ]);
+    assert_eq!(
+        files.into_iter().collect::<Vec<_>>(),
+        [("moved".to_owned(), b"first".to_vec()), ("tree/b".to_owned(), b"second".to_vec())]
+    );
     assert!(fixture.server_names().is_empty());
     let local = tempfile::tempdir().unwrap();
     assert_eq!(errno(fs::rename(to.join("moved"), local.path().join("x"))), libc::EXDEV);
@@ -178,7 +180,10 @@ fn open_flags_do_what_they_say() {
     make_node(&path.join("node")).unwrap();
     assert_eq!(errno(make_node(&path.join("node"))), libc::EEXIST);
     assert_eq!(fs::metadata(path.join("node")).unwrap().len(), 0);
-    assert_eq!(errno(File::options().read(true).open(path.join("a")).and_then(|mut file| file.write(b"x"))), libc::EBADF);
+    assert_eq!(
+        errno(File::options().read(true).open(path.join("a")).and_then(|mut file| file.write(b"x"))),
+        libc::EBADF
+    );
 }
 
 #[test]

@@ -132,7 +132,8 @@ fn what_is_not_changed_causes_no_request() {
     }
     assert_eq!(fixture.requests(since), Vec::<String>::new());
     fixture.writer.unmount_well();
-    let changes: Vec<String> = fixture.requests(since).into_iter().filter(|request| !request.starts_with("GET")).collect();
+    let changes: Vec<String> =
+        fixture.requests(since).into_iter().filter(|request| !request.starts_with("GET")).collect();
     assert_eq!(changes, Vec::<String>::new());
 }
 
@@ -252,11 +253,13 @@ fn temporary_collection_is_written_and_makes_no_record() {
     fs::create_dir(one.join("d")).unwrap();
     save(&one.join("d/g"), b"two").unwrap();
     fs::rename(one.join("f"), two.join("moved")).unwrap();
-    let record: serde_json::Value = serde_json::from_slice(&fs::read(one.join(".arvados#collection")).unwrap()).unwrap();
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(one.join(".arvados#collection")).unwrap()).unwrap();
     assert!(record["uuid"].is_null());
     assert!(record["manifest_text"].as_str().unwrap().ends_with(" 0:3:g\n"), "{record}");
     assert_eq!(fs::read(two.join("moved")).unwrap(), b"one");
-    let changes: Vec<String> = fixture.requests(since).into_iter().filter(|request| !request.starts_with("GET")).collect();
+    let changes: Vec<String> =
+        fixture.requests(since).into_iter().filter(|request| !request.starts_with("GET")).collect();
     assert_eq!(changes, Vec::<String>::new());
     fs::rename(one.join("d/g"), fixture.path().join("kept")).unwrap();
     assert!(fixture.server_has("kept", b"two"));
@@ -269,7 +272,10 @@ fn exec_saves_before_it_ends() {
     fixture.writer.unmount_well();
     let mut command = fixture.writer.command();
     let file = fixture.path().join("made");
-    let output = run(command.args(["--exec", "sh", "-c", &format!("echo made > {}; exit 3", file.display())]), Duration::from_secs(60));
+    let output = run(
+        command.args(["--exec", "sh", "-c", &format!("echo made > {}; exit 3", file.display())]),
+        Duration::from_secs(60),
+    );
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(fixture.server_has("made", b"made\n"));
 }
