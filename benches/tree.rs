@@ -1,10 +1,12 @@
 //! Reading a manifest of a million files and looking things up in the tree, and the memory that a file takes.
 //!
 //! Two shapes, because they stress different parts: one directory with all the files (one line of 50 MB, one binary search
-//! over a million names), and ten thousand directories of a hundred files (names interned, a line each).
+//! over a million names), and ten thousand directories of a hundred files (names interned, a line each). And what a commit costs
+//! beside the server, next to its bound: one MD5 pass over the text.
 
 use arvados::keep::manifest::Form;
 use arvados::keep::{BlockHash, Locator, PortableDataHash};
+use arvados::tree::commit::{Depth, GoText, Touched, edits};
 use arvados::tree::{NodeId, Snapshot};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::fmt::Write;
@@ -89,6 +91,38 @@ fn bench(criterion: &mut Criterion) {
     }
 }
 
+/// One file more in a collection of 100,000 in a thousand directories: what a commit costs beside the server.
+fn bench_commit(criterion: &mut Criterion) {
+    let mut text = String::new();
+    for directory in 0..1000 {
+        let hash = BlockHash::of(&[(directory % 256) as u8, (directory / 256) as u8]);
+        write!(text, "./run{:02}/sample{:02} {hash}+409600+A{hash}01234567@6b49d200", directory / 100, directory % 100)
+            .unwrap();
+        for file in 0..100 {
+            write!(text, " {}:4096:{}", file * 4096, file_name(file, 100)).unwrap();
+        }
+        text.push('\n');
+    }
+    let base = Snapshot::parse(&text).unwrap();
+    let mut editor = base.edit();
+    let directory = base.find(b"run03/sample07").unwrap();
+    let block = Locator::new(BlockHash::of(b"new"), 3);
+    let piece = arvados::keep::manifest::Piece { block, block_size: 3, offset: 0, length: 3 };
+    editor.set_file(directory, b"new", &[piece]).unwrap();
+    let target = editor.finish();
+    let touched: Touched = [(&b"run03/sample07/new"[..], Depth::Entry)].into_iter().collect();
+    let request = edits(&base, &target, &touched).unwrap();
+    let go = GoText::of(&base);
+    let portable = go.to_text();
+    let mut group = criterion.benchmark_group("tree/commit of one file in 100,000");
+    group.sample_size(20);
+    group.bench_function("plan", |bencher| bencher.iter(|| edits(&base, &target, &touched).unwrap()));
+    group.bench_function("predict", |bencher| bencher.iter(|| go.predict(&target, &request, None).hash));
+    group.bench_function("one MD5 pass", |bencher| bencher.iter(|| BlockHash::of(portable.as_bytes())));
+    group.bench_function("text of a loaded tree", |bencher| bencher.iter(|| GoText::of(&base).hash()));
+    group.finish();
+}
+
 fn walk(tree: &Snapshot) -> u64 {
     let mut size = 0;
     let mut pending = vec![NodeId::ROOT];
@@ -112,5 +146,5 @@ fn add(tree: &Snapshot) -> Snapshot {
     editor.finish()
 }
 
-criterion_group!(benches, bench);
+criterion_group!(benches, bench, bench_commit);
 criterion_main!(benches);

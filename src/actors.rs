@@ -26,6 +26,8 @@ pub mod error;
 pub mod event;
 pub mod filters;
 pub mod listing;
+pub mod news;
+mod project;
 pub mod refresh;
 pub mod supervisor;
 pub mod work;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 pub mod cluster;
 pub mod demo;
+pub mod journal;
 pub mod mount;
 
 /// Arvados Keep as a file system, and a small Arvados cluster to go with it.
@@ -22,16 +23,21 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Mount(Box<mount::Arguments>),
+    #[command(hide = true)]
+    MountGuardian(Box<mount::guardian::Arguments>),
     Cluster(cluster::Arguments),
     Demo(demo::Arguments),
+    Journal(journal::Arguments),
 }
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
     match Arguments::parse_from(arguments()).command {
         Command::Mount(arguments) => mount::run(*arguments),
+        Command::MountGuardian(arguments) => mount::guardian::run(*arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Journal(arguments) => journal::run(arguments),
     }
 }
 

@@ -8,6 +8,7 @@
 //! * The session lives on a current-thread runtime of its own: as fast as a pool, and replies are not delayed by other
 //!   work. So **nothing may block on it**, and work that takes CPU belongs elsewhere.
 //! * The crate's `Notify` is not used: some of its messages end the session, the others can hang the process for ever.
+//!   [`notifier`] writes them itself, to a duplicate of the session's descriptor.
 //! * No `default_permissions` and no `ro` among the mount options, as upstream: with them the kernel would answer every
 //!   attempt to write with EROFS, where callers of `arv-mount` know EPERM for opening and EROFS for creating, and a
 //!   `touch` of a file that is there succeeds (arv-mount.md 2.8, 3.1). [`crate::vfs`] refuses what would change anything.
@@ -15,21 +16,29 @@
 //!   for each file by itself as soon as a directory has more than a few hundred: `find -size` on 100,000 files then takes
 //!   two to three times as long, and five times the CPU here; plain `ls` and `find` gain little from names alone.
 //! * Operations that we leave to the crate's default answer ENOSYS. The kernel remembers that and does not ask
-//!   again: no FLUSH at every `close`, no ACCESS, no extended attributes.
+//!   again: no ACCESS, no extended attributes, and where nothing can be written no FLUSH at every `close` and no FSYNC.
 
-use crate::vfs::FileSystem;
+use crate::vfs::{FileSystem, FrontEnd};
 use fuse3::MountOptions;
-use fuse3::raw::{MountHandle, Session};
+use fuse3::raw::Session;
+use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub mod adapter;
 pub mod interrupt;
 pub mod mountpoint;
+pub mod notifier;
+pub mod requests;
 pub mod statistics;
+pub mod users;
 
+use notifier::Notifier;
+use requests::Requests;
 use statistics::Statistics;
+use tokio::task::JoinHandle;
 
 /// Largest read: 1 MiB, the kernel's limit (256 pages). Fewer requests for the same bytes.
 const MAX_READ: u32 = 1 << 20;
@@ -44,11 +53,14 @@ pub struct Options {
     pub allow_other: bool,
     /// Type `fuse.SUBTYPE`, and the same as source.
     pub subtype: Option<String>,
+    /// Can anything be changed through this mount? If not, the kernel need not ask us to flush.
+    pub writable: bool,
 }
 
 /// A mounted file system. It ends by itself when it is unmounted; see [`Mounted::ended`].
 pub struct Mounted {
-    session: MountHandle,
+    session: JoinHandle<std::io::Result<()>>,
+    notifier: Notifier,
     path: PathBuf,
     /// Minor device number, which tells this mount from others at the same place.
     minor: Option<u32>,
@@ -77,14 +89,30 @@ pub async fn mount<F: FileSystem>(
         }
     }
     mount_options.allow_other(options.allow_other).force_readdir_plus(true).custom_options(custom);
-    let adapter = adapter::Adapter::new(file_system, statistics);
-    let session = Session::new(mount_options).mount_with_unprivileged(adapter, path).await?;
-    keep_from_children();
-    let minor = mountpoint::find(path).map(|mount| mount.minor);
+    let requests = Arc::new(Requests::default());
+    let adapter = adapter::Adapter::new(file_system, statistics, requests.clone(), options.writable);
+    let (session, minor, device) = {
+        let _alone = MOUNTING.lock().await;
+        let before = devices();
+        let session = Session::new(mount_options).mount_with_unprivileged(adapter, path).await?;
+        keep_from_children();
+        let minor = mountpoint::find(path).map(|mount| mount.minor);
+        (session, minor, duplicate(device(minor, &before)))
+    };
+    // An error from here on drops the session, which unmounts.
+    let notifier = Notifier::start(device?, requests)?;
+    let ending = notifier.clone();
+    let session = tokio::spawn(async move {
+        let result = session.await;
+        // At once, whoever asks for the result and when: as long as the duplicate is open, users of a mount whose session
+        // failed would wait for answers.
+        ending.close();
+        result
+    });
     if let Some(minor) = minor {
         mountpoint::set_read_ahead(minor, READ_AHEAD);
     }
-    Ok(Mounted { session, path: path.to_owned(), minor, has_ended: false })
+    Ok(Mounted { session, notifier, path: path.to_owned(), minor, has_ended: false })
 }
 
 impl Mounted {
@@ -99,7 +127,17 @@ impl Mounted {
         }
         let result = (&mut self.session).await;
         self.has_ended = true;
-        result
+        result.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    }
+
+    /// Where to say that something changed which the kernel may have in memory.
+    pub fn front_end(&self) -> Arc<dyn FrontEnd> {
+        Arc::new(self.notifier.clone())
+    }
+
+    /// Minor device number, which is also the name of the connection.
+    pub fn minor(&self) -> Option<u32> {
+        self.minor
     }
 
     /// Is it still in the list of mounts?
@@ -137,21 +175,58 @@ impl Mounted {
     }
 }
 
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.notifier.close();
+        // Drops the crate's handle, which unmounts what is still mounted.
+        self.session.abort();
+    }
+}
+
 /// In a list of mount options a comma ends an option and a backslash takes a character as it is.
 fn escape(value: &str) -> String {
     value.replace('\\', r"\\").replace(',', r"\,")
 }
 
+/// Only one mount of a process is made at a time, because on older kernels a session's descriptor is known by being new. Held
+/// over the start of `fusermount3`, which waits for nobody that could want this lock.
+static MOUNTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// The descriptors of this process that belong to a FUSE session.
+fn devices() -> HashSet<RawFd> {
+    let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return HashSet::new() };
+    let fuse = descriptors
+        .flatten()
+        .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/fuse")));
+    fuse.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The descriptor of the connection with this number, which is the device's minor. Linux says so in `fdinfo` (seen in 6.18);
+/// where it does not, it is the one that was not there before.
+fn device(minor: Option<u32>, before: &HashSet<RawFd>) -> Option<RawFd> {
+    let connection = |descriptor: &RawFd| -> Option<u32> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("fuse_connection:"))?.trim().parse().ok()
+    };
+    let all = devices();
+    let told = minor.and_then(|minor| all.iter().copied().find(|descriptor| connection(descriptor) == Some(minor)));
+    told.or_else(|| all.difference(before).copied().find(|descriptor| connection(descriptor).is_none()))
+}
+
+/// A duplicate of the session's descriptor, which no child inherits.
+fn duplicate(device: Option<RawFd>) -> std::io::Result<OwnedFd> {
+    let missing =
+        || std::io::Error::other("cannot find the descriptor of /dev/fuse in /proc/self/fd (is /proc mounted?)");
+    let device = device.ok_or_else(missing)?;
+    // SAFETY: the session, which the caller has, keeps it open.
+    unsafe { BorrowedFd::borrow_raw(device) }.try_clone_to_owned()
+}
+
 /// The connection lives as long as any process has its descriptor: a child that inherited it would keep every user of a
 /// dead mount waiting. The crate receives it without close-on-exec.
 fn keep_from_children() {
-    let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return };
-    for entry in descriptors.flatten() {
-        let is_fuse = std::fs::read_link(entry.path()).is_ok_and(|target| target == Path::new("/dev/fuse"));
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        if let (true, Some(number)) = (is_fuse, number) {
-            // SAFETY: fcntl with F_SETFD touches no memory; on a descriptor closed meanwhile it fails with EBADF.
-            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
+    for descriptor in devices() {
+        // SAFETY: fcntl with F_SETFD touches no memory; on a descriptor closed meanwhile it fails with EBADF.
+        unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
 }

@@ -9,6 +9,7 @@
 //! | [`vfs`] | what a front end sees: nodes, handles, the site tree (`by_id`, `home`, …), errno | `actors`, `cache` |
 //! | [`actors`] | who changes what: supervisor, one actor per collection, one per listing | all below |
 //! | [`cache`] | blocks by hash: memory budget, table of fetches in flight | `keep`, `remote` |
+//! | [`journal`] | the log on disk that makes a crash of the mount harmless | `dirty::content` |
 //! | [`remote`] | the network: API, Keep, events, settings | `keep` |
 //! | [`tree`] | the file tree of a collection: compact base, overlay of edits, three-way merge. Pure | `keep` |
 //! | [`keep`] | locators, manifests, portable data hashes, permission signatures. Pure | – |
@@ -23,7 +24,9 @@ pub mod actors;
 pub mod cache;
 pub mod cli;
 pub mod cluster;
+pub mod dirty;
 pub mod fuse;
+pub mod journal;
 pub mod keep;
 pub mod remote;
 pub mod telemetry;

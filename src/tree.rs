@@ -10,6 +10,8 @@
 //! * **Edits** (`overlay`) are persistent maps: an edit makes a new snapshot in logarithmic time, and the old one stays
 //!   what it was, which is what lets readers go on without a lock. Edits are folded into a new base only when somebody asks
 //!   ([`Snapshot::fold`]): doing so at each edit would make n edits cost n².
+//! * A **commit** ([`commit`]) is worked out from two snapshots and the paths touched in between: the request, and the text
+//!   that the server will make of it.
 //! * A **node** is a number. Numbers of the base stay valid in every snapshot made from it by edits, also for nodes that
 //!   have been removed or moved (an open handle goes on reading). Folding renumbers, and says how.
 //!
@@ -20,6 +22,7 @@ mod base;
 mod block_table;
 mod builder;
 mod children;
+pub mod commit;
 mod diff;
 mod edit;
 mod fold;

@@ -122,21 +122,49 @@ pub struct Opened {
 }
 
 /// How a file is to be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Access {
+    /// Anything but `O_RDONLY`.
     pub write: bool,
+    /// Every write goes to the end of the file, wherever the front end believes that to be.
+    pub append: bool,
+    /// Empty the file first.
+    pub truncate: bool,
 }
 
-/// Totals for `statfs`, in bytes.
+/// What of a node's attributes is to change. Mode, owner and group are accepted by the front end and ignored (2.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Change {
+    pub size: Option<u64>,
+    pub modified: Option<Timestamp>,
+}
+
+/// Totals for `statfs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
+    /// Unit of the two below, in bytes.
     pub block_size: u32,
+    pub blocks: u64,
+    pub free_blocks: u64,
+    pub files: u64,
+    pub free_files: u64,
     pub longest_name: u32,
+}
+
+/// What the front end keeps in memory and has to be told of when it changes behind its back. Called from any thread; must
+/// not block and must not wait for a request that is under way.
+pub trait FrontEnd: Send + Sync {
+    /// The name in this directory leads somewhere else now, or nowhere.
+    fn invalidate_entry(&self, parent: Inode, name: &[u8]);
+
+    /// Attributes and content of the node changed.
+    fn invalidate_node(&self, inode: Inode);
 }
 
 /// The operations of a front end. All errors are [`Error`], which knows its errno.
 ///
-/// Dropping a future cancels the operation: nothing it started goes on for its sake alone.
+/// Dropping a future cancels the operation: nothing it started goes on for its sake alone. Changes that were made
+/// stay made.
 pub trait FileSystem: Send + Sync + 'static {
     type Names: Iterator<Item = DirectoryEntry> + Send;
 
@@ -151,15 +179,69 @@ pub trait FileSystem: Send + Sync + 'static {
 
     fn getattr(&self, inode: Inode, handle: Option<Handle>) -> impl Future<Output = Result<Entry, Error>> + Send;
 
-    /// Changes attributes: only the size is looked at; times, owner and mode are accepted and ignored (2.8).
-    fn setattr(&self, inode: Inode, size: Option<u64>) -> impl Future<Output = Result<Entry, Error>> + Send;
+    /// Changes attributes. A change of size without a handle needs no open file.
+    fn setattr(
+        &self,
+        inode: Inode,
+        handle: Option<Handle>,
+        change: Change,
+    ) -> impl Future<Output = Result<Entry, Error>> + Send;
 
     fn open(&self, inode: Inode, access: Access) -> impl Future<Output = Result<Opened, Error>> + Send;
+
+    /// Makes a file and opens it; one that is there is opened unless `exclusive`. The node counts as known once more.
+    fn create(
+        &self,
+        parent: Inode,
+        name: &[u8],
+        access: Access,
+        exclusive: bool,
+    ) -> impl Future<Output = Result<(Entry, Opened), Error>> + Send;
 
     /// Reads up to `size` bytes at `offset`; fewer only at the end of the file.
     fn read(&self, handle: Handle, offset: u64, size: u32) -> impl Future<Output = Result<Bytes, Error>> + Send;
 
-    fn release(&self, handle: Handle);
+    /// Writes all of `data`. Returns when the data are taken over, which may have to wait for room. `pages`: they come from the
+    /// front end's memory of a mapped file and know their place, also where the handle appends (it is any that may write).
+    fn write(
+        &self,
+        handle: Handle,
+        offset: u64,
+        data: &[u8],
+        pages: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// A descriptor of the handle was closed: what was written through it is saved as the mount was told to do at `close`.
+    fn flush(&self, handle: Handle) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// What was written to the file of this handle is saved.
+    fn sync(&self, handle: Handle) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// What was changed in the collection of this directory is saved.
+    fn sync_directory(&self, handle: Handle) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The last descriptor is gone. Nobody hears of an error any more; it is reported in the log.
+    fn release(&self, handle: Handle) -> impl Future<Output = ()> + Send;
+
+    /// Makes an empty regular file. The node counts as known once more.
+    fn make_file(&self, parent: Inode, name: &[u8]) -> impl Future<Output = Result<Entry, Error>> + Send;
+
+    /// Makes a directory, or a collection where the parent is a project. The node counts as known once more.
+    fn make_directory(&self, parent: Inode, name: &[u8]) -> impl Future<Output = Result<Entry, Error>> + Send;
+
+    fn unlink(&self, parent: Inode, name: &[u8]) -> impl Future<Output = Result<(), Error>> + Send;
+
+    fn remove_directory(&self, parent: Inode, name: &[u8]) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// `keep`: fail with EEXIST instead of replacing what has the new name (`RENAME_NOREPLACE`).
+    fn rename(
+        &self,
+        from: Inode,
+        name: &[u8],
+        to: Inode,
+        new_name: &[u8],
+        keep: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Opens a directory; the listing that its handle shows does not change until it is closed.
     fn opendir(&self, inode: Inode) -> impl Future<Output = Result<Handle, Error>> + Send;
@@ -169,10 +251,7 @@ pub trait FileSystem: Send + Sync + 'static {
 
     fn releasedir(&self, handle: Handle);
 
-    /// May this name be created, removed or replaced in this directory? There is no `Ok` in a tree that cannot be changed.
-    fn modify(&self, parent: Inode) -> Result<std::convert::Infallible, Error>;
-
-    fn statfs(&self) -> Totals;
+    fn statfs(&self) -> impl Future<Output = Totals> + Send;
 }
 
 /// Names that Linux accepts in a directory, and no longer than a FUSE reply may carry (`FUSE_NAME_MAX`; one name

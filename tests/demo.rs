@@ -1,12 +1,12 @@
-//! `arvados demo` as a user runs it: the first start, what it says to try, Ctrl-C, and the second start.
+//! `arvados demo` as a user runs it: the first start, what it says to try, writing both ways, Ctrl-C, and the second start.
 
 mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use support::{LIMIT, arvados, succeed, until, wait};
+use std::process::{Child, Command, Stdio};
+use support::{LIMIT, arvados, client, succeed, until, wait};
 
 /// A running demonstration; ended when dropped, also when the test fails.
 struct Demo {
@@ -37,6 +37,23 @@ impl Demo {
         self.folder.join("demo/mnt")
     }
 
+    /// A real client, in a shell that was set up as the demonstration says.
+    fn client(&self, name: &str) -> Command {
+        let lines = succeed(arvados().args(["cluster", "env", "--data"]).arg(self.folder.join("demo/cluster")));
+        assert!(lines.contains("export ARVADOS_API_HOST="), "{lines}");
+        let mut command = Command::new("sh");
+        command.args(["-c", "eval \"$0\" && exec \"$@\"", &lines]).arg(client(name).get_program());
+        command
+    }
+
+    /// The collection that it says can be written to.
+    fn welcome(&self) -> String {
+        let said = self.said();
+        let (_, after) =
+            said.split_once("--update-collection ").unwrap_or_else(|| panic!("no collection to write to: {said}"));
+        after.split(' ').next().unwrap().to_owned()
+    }
+
     /// Ctrl-C.
     fn interrupt(mut self) {
         kill(Pid::from_raw(self.process.id() as i32), Signal::SIGINT).unwrap();
@@ -55,7 +72,7 @@ impl Drop for Demo {
                 let _ = self.process.wait();
             }
         }
-        let _ = std::process::Command::new("fusermount3").args(["-u", "-z"]).arg(self.mount()).output();
+        let _ = Command::new("fusermount3").args(["-u", "-z"]).arg(self.mount()).output();
     }
 }
 
@@ -83,20 +100,38 @@ fn demonstration_shows_what_it_promises_and_leaves_nothing_but_data() {
     assert_eq!(seen, 10_000);
     assert_eq!(std::fs::metadata(project.join("Sequencing run/lane1/reads.fastq")).unwrap().len(), 3 << 26);
 
-    // Its cluster is one as any other: what the suggested line sets up is enough for another mount.
-    let data = folder.path().join("demo/cluster");
-    let lines = succeed(arvados().args(["cluster", "env", "--data"]).arg(&data));
-    assert!(lines.contains("export ARVADOS_API_HOST="), "{lines}");
+    // Its cluster is one as any other: what the suggested line sets up is enough for other clients. What is written here they
+    // see at once, what they write is seen here.
+    let uuid = demo.welcome();
+    let collection = project.join("Welcome");
+    std::fs::write(collection.join("mine.txt"), "from the mount\n").unwrap();
+    let listed = succeed(demo.client("arv-ls").arg(&uuid));
+    let mut listed: Vec<&str> = listed.lines().collect();
+    listed.sort_unstable();
+    assert_eq!(listed, ["./README.txt", "./mine.txt"]);
+    let copy = succeed(demo.client("arv-get").arg(format!("{uuid}/mine.txt")).arg("-"));
+    assert_eq!(copy, "from the mount\n");
+    let theirs = folder.path().join("theirs.txt");
+    std::fs::write(&theirs, "from arv-put\n").unwrap();
+    succeed(demo.client("arv-put").args(["--no-progress", "--no-resume", "--update-collection", &uuid]).arg(&theirs));
+    until("what arv-put has saved", || {
+        std::fs::read_to_string(collection.join("theirs.txt")).is_ok_and(|text| text == "from arv-put\n")
+    });
+    assert_eq!(names(&collection), ["README.txt", "mine.txt", "theirs.txt"]);
 
     let mount = demo.mount();
     demo.interrupt();
     assert!(!mount.exists(), "the mount point is still there");
     let mut left = names(&folder.path().join("demo"));
     left.retain(|name| !name.ends_with(".log"));
-    assert_eq!(left, ["cluster"]);
+    assert_eq!(left, ["cluster", "journal"]);
+    let waiting = succeed(arvados().args(["journal", "list", "--journal-dir"]).arg(folder.path().join("demo/journal")));
+    assert!(!waiting.contains(&uuid), "everything was saved: {waiting}");
 
     let demo = Demo::start(folder.path());
     assert_eq!(names(&demo.mount().join("home")), ["Sample project"]);
+    let mine = demo.mount().join("home/Sample project/Welcome/mine.txt");
+    assert_eq!(std::fs::read_to_string(mine).unwrap(), "from the mount\n");
     demo.interrupt();
 }
 
@@ -104,7 +139,7 @@ fn demonstration_shows_what_it_promises_and_leaves_nothing_but_data() {
 fn demonstration_whose_mount_is_taken_away_ends_in_good_order() {
     let folder = tempfile::tempdir().unwrap();
     let mut demo = Demo::start(folder.path());
-    succeed(std::process::Command::new("fusermount3").arg("-u").arg(demo.mount()));
+    succeed(Command::new("fusermount3").arg("-u").arg(demo.mount()));
     let status = wait(&mut demo.process, LIMIT).expect("the demonstration did not end");
     assert!(status.success(), "{status}: {}", demo.said());
 }

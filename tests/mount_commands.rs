@@ -73,15 +73,6 @@ fn what_goes_wrong_is_said_where_the_command_was_typed() {
 }
 
 #[test]
-fn writing_is_refused_until_it_can_be_done() {
-    for option in [&["--read-write"][..], &["--mount-tmp", "tmp"]] {
-        let output = run(arvados().arg("mount").args(option).arg("/nonexistent"), LIMIT);
-        assert_eq!(output.status.code(), Some(2));
-        assert!(String::from_utf8_lossy(&output.stderr).contains("not available yet"));
-    }
-}
-
-#[test]
 fn signals_end_an_idle_mount_with_status_0() {
     let cluster = Cluster::start();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {

@@ -16,6 +16,8 @@ pub trait Keeper: Actor<Context = Context<Self>> {
     type State: Send + Sync + 'static;
     /// What there is one actor for each of.
     type Key: Clone + Send + Sync + std::fmt::Debug + 'static;
+    /// What the actor shares with others besides.
+    type Shared: Default + Send + Sync + 'static;
 
     fn new(environment: Arc<Environment>, cell: Arc<Cell<Self>>) -> Self;
 }
@@ -24,6 +26,7 @@ pub trait Keeper: Actor<Context = Context<Self>> {
 pub struct Cell<A: Keeper> {
     key: A::Key,
     published: ArcSwapOption<A::State>,
+    shared: A::Shared,
     address: ArcSwapOption<Addr<A>>,
     /// How often somebody said that the state may be out of date. The actor watches it.
     marks: watch::Sender<u64>,
@@ -42,6 +45,7 @@ impl<A: Keeper> Cell<A> {
         Arc::new(Cell {
             key,
             published: ArcSwapOption::empty(),
+            shared: A::Shared::default(),
             address: ArcSwapOption::empty(),
             marks: watch::Sender::new(0),
             wanted: AtomicBool::new(false),
@@ -51,6 +55,15 @@ impl<A: Keeper> Cell<A> {
 
     pub fn key(&self) -> &A::Key {
         &self.key
+    }
+
+    pub fn shared(&self) -> &A::Shared {
+        &self.shared
+    }
+
+    /// Wakes the actor: there is something for it in what is shared.
+    pub fn wake(&self) {
+        self.marks.send_modify(|_| ());
     }
 
     /// The state as last published, if there was any.

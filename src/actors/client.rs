@@ -5,11 +5,15 @@
 //! long that it counts as not loaded; and he waits for a few seconds at most, then gets what there is.
 
 use crate::actors::cell::{Cell, Keeper};
+use crate::actors::collection::operation::{Applied, Apply, Operation};
+use crate::actors::collection::saving::{Files, Need, Save};
 use crate::actors::collection::{self, CollectionCell, CollectionState};
 use crate::actors::listing::{self, Item, Listing, ListingCell};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::actors::{Error, Supervisor};
+use crate::dirty::Scratch;
+use crate::journal::{Change, Sequence};
 use crate::remote::api::{Collection, Filter, Query, Record};
 use actix::{Handler, Message};
 use chrono::{DateTime, Utc};
@@ -64,6 +68,34 @@ impl Supervisor {
     /// The state of a collection with signatures that were made after now.
     pub async fn renew_signatures(&self, cell: &Arc<CollectionCell>) -> Result<Arc<CollectionState>, Error> {
         self.ask(cell, |reply| collection::Renew { reply }).await
+    }
+
+    /// Changes names, or opens a file for writing; the answer comes when what is `need`ed has come about.
+    pub async fn apply(&self, cell: &Arc<CollectionCell>, operation: Operation, need: Need) -> Result<Applied, Error> {
+        self.ask(cell, |reply| Apply { operation: operation.clone(), need, reply }).await
+    }
+
+    /// Saves what was changed in a collection, or makes sure that it does not get lost.
+    pub async fn save(
+        &self,
+        cell: &Arc<CollectionCell>,
+        files: Files,
+        need: Need,
+    ) -> Result<Arc<CollectionState>, Error> {
+        self.ask(cell, |reply| Save { files, need, reply }).await
+    }
+
+    /// Takes over what a mount that was killed had not saved of a collection.
+    pub async fn adopt_journal(
+        &self,
+        uuid: &str,
+        changes: Arc<Vec<(Sequence, Change)>>,
+        scratch: Arc<Scratch>,
+    ) -> Result<(), Error> {
+        let cell = self.collection(uuid);
+        self.collection_state(&cell, false).await?;
+        let message = |reply| collection::Recover { changes: changes.clone(), scratch: scratch.clone(), reply };
+        self.ask(&cell, message).await.map(drop)
     }
 
     /// The record of a collection as it is now, with its manifest. If it says something new, that is published first.

@@ -1,30 +1,59 @@
-//! The actor of one collection: its record, its tree, the signatures of its blocks.
+//! The actor of one collection: its record, its tree, what was changed here and is not saved, the signatures of its blocks.
 //!
 //! What it publishes is a [`CollectionState`], which never changes. A collection by uuid is looked at again when it has become
 //! old, when an event spoke of it, or when somebody asks: first the record without the manifest, and the whole only if the portable
 //! data hash is another one. A collection by portable data hash never changes, only the signatures in it grow old; they
 //! are renewed ahead of time for as long as somebody uses the collection, and at once when Keep refuses one.
 //!
+//! | file | owns |
+//! |---|---|
+//! | [`state`] | what is published |
+//! | [`numbers`] | numbers of nodes that stay the same |
+//! | [`draft`] | files that are open for writing or not saved |
+//! | [`operation`] | changes to names |
+//! | [`saving`] | when what was changed is saved, and who waits for it |
+//! | [`commit`] | one save |
+//! | [`guard`] | the conditions of a save |
+//! | [`echo`] | telling our own saves from those of others |
+//! | [`merging`] | what others have saved |
+//! | [`recording`] | what the journal is told, and replaying it |
+//!
 //! Manifests are parsed on the network runtime's blocking threads, never on an arbiter: a million files take a second.
 
 use crate::actors::cell::{Cell, Keeper, Marked};
-use crate::actors::client::Age;
 use crate::actors::refresh::{Refresh, Reply};
 use crate::actors::supervisor::Stop;
 use crate::actors::work::Work;
-use crate::actors::{Environment, Error, MAILBOX};
-use crate::remote::api::{Collection, Record};
-use crate::tree::{NodeId, Snapshot};
+use crate::actors::{Environment, Error, MAILBOX, news};
+use crate::dirty::Scratch;
+use crate::journal::{Change, Sequence};
+use crate::remote::api::{Collection, Filter, Query, Record};
+use crate::tree::Snapshot;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+mod commit;
+pub mod draft;
+pub mod echo;
+pub mod guard;
+pub mod merging;
 pub mod numbers;
+pub mod operation;
+mod recording;
+pub mod saving;
+pub mod state;
 
-use numbers::{Numbers, Time};
+pub use crate::actors::environment::Writing;
+pub use state::{CollectionState, Kind};
+
+use echo::{Echoes, Overwritten};
+use numbers::Numbers;
+use saving::Local;
+use state::Base;
 
 /// What a look at the record without the manifest asks for.
-const SUMMARY: [&str; 9] = [
+const SUMMARY: [&str; 12] = [
     "uuid",
     "owner_uuid",
     "name",
@@ -34,6 +63,9 @@ const SUMMARY: [&str; 9] = [
     "modified_by_user_uuid",
     "version",
     "current_version_uuid",
+    "preserve_version",
+    "replication_desired",
+    "storage_classes_desired",
 ];
 
 /// Longest random delay of a refresh that an event asked for, so that a hundred mounts do not all ask at once.
@@ -49,52 +81,13 @@ const LONGEST_TIMER: Duration = Duration::from_secs(3600);
 /// What took long to fetch is looked at less often: at most a tenth of the time goes into it.
 const RELUCTANCE: u32 = 10;
 
+/// Between two looks at a collection that events speak of all the time. A change shows one second plus one look later.
+const PACE: Duration = Duration::from_millis(600);
+
+/// Clocks differ. A record counts as left alone when it is older than the server's idle time by this.
+const CLOCKS: Duration = Duration::from_secs(5);
+
 pub type CollectionCell = Cell<CollectionActor>;
-
-/// A collection at one moment.
-pub struct CollectionState {
-    pub record: Record<Collection>,
-    pub snapshot: Snapshot,
-    numbers: Arc<Numbers>,
-    is_immutable: bool,
-    fetched: Instant,
-    interval: Duration,
-    marks: u64,
-    /// When the first signature ends; `None` without signatures.
-    expiry: Option<SystemTime>,
-}
-
-impl CollectionState {
-    pub fn portable_data_hash(&self) -> &str {
-        &self.record.portable_data_hash
-    }
-
-    /// Asked for by portable data hash: neither names nor contents will ever change.
-    pub fn is_immutable(&self) -> bool {
-        self.is_immutable
-    }
-
-    /// See [`Numbers`].
-    pub fn number(&self, node: NodeId) -> u32 {
-        self.numbers.number(node)
-    }
-
-    pub fn node(&self, number: u32) -> Option<NodeId> {
-        self.numbers.node(&self.snapshot, number)
-    }
-
-    pub fn modified(&self, number: u32) -> Time {
-        self.numbers.modified(number)
-    }
-
-    pub fn version(&self, number: u32) -> u32 {
-        self.numbers.version(number)
-    }
-
-    pub(super) fn age(&self, cell: &CollectionCell) -> Age {
-        if self.is_immutable { Age::Fresh } else { Age::of(self.fetched, self.interval, cell.marks() != self.marks) }
-    }
-}
 
 /// The collection. `fresh`: as it is now, not only as it was published.
 #[derive(Message)]
@@ -111,39 +104,87 @@ pub struct Renew {
     pub reply: Reply<Arc<CollectionState>, Error>,
 }
 
+/// Takes over what a mount that was killed had not saved.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Recover {
+    pub changes: Arc<Vec<(Sequence, Change)>>,
+    /// Where its backing files are.
+    pub scratch: Arc<Scratch>,
+    pub reply: Reply<Arc<CollectionState>, Error>,
+}
+
 pub struct CollectionActor {
     environment: Arc<Environment>,
     cell: Arc<CollectionCell>,
     refresh: Refresh<Arc<CollectionState>, Error>,
-    /// The next fetch must bring new signatures, not only a look at the record.
-    needs_signatures: bool,
+    /// The next fetch must bring the manifest, not only a look at the record.
+    needs_whole: bool,
+    is_merging: bool,
+    fetched: Instant,
+    local: Local,
     timer: Option<actix::SpawnHandle>,
 }
 
 impl Keeper for CollectionActor {
     type State = CollectionState;
-    /// Uuid or portable data hash.
+    /// Uuid or portable data hash, or that of a temporary collection.
     type Key = String;
+    type Shared = Echoes;
 
     fn new(environment: Arc<Environment>, cell: Arc<CollectionCell>) -> CollectionActor {
-        CollectionActor { environment, cell, refresh: Refresh::default(), needs_signatures: false, timer: None }
+        let mut local = Local::default();
+        if cell.load().is_some_and(|state| state.is_unsaved()) {
+            // An actor before this one failed: what it had not saved is found by comparing everything.
+            let mut touched = crate::tree::commit::Touched::default();
+            touched.touch(b"", crate::tree::commit::Depth::Tree);
+            local.adopt(touched);
+        }
+        CollectionActor {
+            environment,
+            cell,
+            refresh: Refresh::default(),
+            needs_whole: false,
+            is_merging: false,
+            fetched: Instant::now(),
+            local,
+            timer: None,
+        }
     }
 }
 
 impl CollectionActor {
-    /// Begins a fetch, unless one is under way.
+    fn publish(&self, state: CollectionState) -> Arc<CollectionState> {
+        let state = Arc::new(state);
+        self.cell.publish(state.clone());
+        state
+    }
+
+    /// Only one thing at a time: see [`saving`].
+    fn is_busy(&self) -> bool {
+        self.local.is_saving() || self.refresh.is_running() || self.is_merging
+    }
+
+    /// Begins a fetch, unless something else is under way; then it comes after that.
     fn fetch(&mut self, context: &mut Context<Self>) {
-        if self.refresh.is_running() {
+        if self.is_busy() {
             return;
         }
+        self.fetched = Instant::now();
         let epoch = self.refresh.begin(Instant::now());
         self.cell.begin();
-        let whole = std::mem::take(&mut self.needs_signatures);
+        let known = self.cell.load();
+        let foreign = self.cell.shared().foreign();
+        let is_news = foreign.is_some()
+            && known.as_ref().is_some_and(|known| {
+                known.marks != self.cell.marks() && foreign.as_deref() != Some(known.portable_data_hash())
+            });
+        let whole = std::mem::take(&mut self.needs_whole) || is_news;
         let fetch = Fetch {
             environment: self.environment.clone(),
             id: self.cell.key().clone(),
             marks: self.cell.marks(),
-            known: self.cell.load(),
+            known,
             whole,
         };
         let work = Work::start(&self.environment.network, format!("collection {}", fetch.id), fetch.run());
@@ -151,33 +192,227 @@ impl CollectionActor {
             .spawn(work.into_actor(self).map(move |result, actor, context| actor.was_fetched(epoch, result, context)));
     }
 
-    fn was_fetched(&mut self, epoch: u64, result: Result<CollectionState, Error>, context: &mut Context<Self>) {
+    fn was_fetched(&mut self, epoch: u64, result: Result<Fetched, Error>, context: &mut Context<Self>) {
         if !self.refresh.end(epoch, result.is_ok(), Instant::now()) {
             return;
         }
         let result = match result {
-            Ok(state) => {
-                let state = Arc::new(state);
-                self.cell.publish(state.clone());
-                self.set_timer(context);
-                Ok(state)
-            }
-            Err(error) if error.is_not_found() => {
+            Ok(fetched) => match self.adopt(fetched, context) {
+                Some(state) => Ok(state),
+                // A merge has begun; those who wait are told when it has ended.
+                None => return,
+            },
+            Err(error) if error.is_not_found() && self.local.is_clean() => {
                 self.cell.withdraw();
+                self.environment.news.tell(self.cell.key(), vec![news::Change::Everything]);
                 Err(error)
             }
             Err(error) => match self.cell.load() {
                 Some(old) => {
                     tracing::warn!(collection = self.cell.key(), %error, "cannot refresh: showing what it was");
+                    if self.local.refusals > 0 {
+                        self.local.refusals = 0;
+                        self.save_failed(error, context);
+                    }
                     Ok(old)
                 }
                 None => Err(error),
             },
         };
+        self.was_refreshed(result, context);
+    }
+
+    /// What was asked for is there.
+    fn was_refreshed(&mut self, result: Result<Arc<CollectionState>, Error>, context: &mut Context<Self>) {
+        self.set_timer(context);
         let is_marked = result.as_ref().is_ok_and(|state| self.cell.marks() != state.marks);
         let is_waited_for = self.refresh.tell(&result);
-        if is_waited_for || (is_marked && !self.refresh.has_failed() && self.cell.is_used()) {
+        if is_waited_for {
             self.fetch(context);
+        } else if is_marked && !self.refresh.has_failed() && self.cell.is_used() {
+            self.look_soon(context);
+        }
+        self.advance(context);
+    }
+
+    /// Takes over what the server has. `None`: it has to be merged with what was changed here first.
+    fn adopt(&mut self, fetched: Fetched, context: &mut Context<Self>) -> Option<Arc<CollectionState>> {
+        let Fetched { record, content, known, marks, at, interval } = fetched;
+        let is_sound = record.preserve_version || self.has_been_left_alone(&record);
+        let record = Arc::new(record);
+        let current = self.cell.load();
+        let (current, content) = match (current, content) {
+            (None, Some(content)) => {
+                let base = Base { record: record.clone(), snapshot: content.snapshot.clone(), is_own: false, is_sound };
+                let state = CollectionState {
+                    numbers: Numbers::first(record.modified_at),
+                    record,
+                    snapshot: content.snapshot,
+                    drafts: Default::default(),
+                    base: Arc::new(base),
+                    is_unsaved: false,
+                    kind: self.cell.kind(),
+                    fetched: at,
+                    interval,
+                    marks,
+                    expiry: content.expiry,
+                };
+                return Some(self.publish(state));
+            }
+            (current, content) => (current?, content),
+        };
+        let mut next = (*current).clone();
+        (next.fetched, next.marks, next.interval) = (at, marks, interval);
+        let is_same = record.portable_data_hash == current.base.record.portable_data_hash;
+        let was = &current.base;
+        let base = |snapshot: Snapshot| {
+            let is_own = is_same && was.is_own;
+            Arc::new(Base { record: record.clone(), snapshot, is_own, is_sound: is_sound || (is_same && was.is_sound) })
+        };
+        let Some(content) = content else {
+            next.base = base(was.snapshot.clone());
+            next.record = record;
+            return Some(self.publish(next));
+        };
+        next.expiry = content.expiry;
+        if is_same {
+            // Nothing new but signatures.
+            let mut editor = current.snapshot.edit();
+            editor.renew_signatures(&content.snapshot);
+            let mut of_base = was.snapshot.edit();
+            of_base.renew_signatures(&content.snapshot);
+            next.snapshot = editor.finish();
+            next.base = base(of_base.finish());
+            next.record = record;
+            return Some(self.publish(next));
+        }
+        if !is_known_to_be_ours(&record, &current) {
+            self.local.guard.saw_others(Instant::now());
+        }
+        self.local.text = None;
+        next.base = base(content.snapshot.clone());
+        next.record = record.clone();
+        let is_clean = self.local.is_clean() && current.drafts.is_empty();
+        let is_as_known = known.is_some_and(|known| Arc::ptr_eq(&known, &current));
+        if is_clean
+            && is_as_known
+            && let Some(numbers) = content.numbers
+        {
+            next.numbers = numbers;
+            next.snapshot = content.snapshot;
+            let changes = changes_between(&current, &next);
+            let state = self.publish(next);
+            self.environment.news.tell(self.cell.key(), changes);
+            return Some(state);
+        }
+        self.merge(next, content.snapshot, context);
+        None
+    }
+
+    /// Works out the merge of what is here with what the server has, and begins anew if anything changes here meanwhile.
+    fn merge(&mut self, next: CollectionState, theirs: Snapshot, context: &mut Context<Self>) {
+        let (Some(current), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
+        self.is_merging = true;
+        let work = merging::work_out(writing, current, theirs.clone());
+        let work = Work::start(&self.environment.network, format!("merging {}", self.cell.key()), work);
+        context.spawn(work.into_actor(self).map(move |result, actor, context| {
+            actor.is_merging = false;
+            match result {
+                Ok(merged) => {
+                    if !actor.adopt_merge(merged, next.clone()) {
+                        actor.merge(next, theirs, context);
+                        return;
+                    }
+                    let state = actor.cell.load().ok_or(Error::Gone);
+                    actor.was_refreshed(state, context);
+                }
+                Err(error) => {
+                    tracing::error!(collection = actor.cell.key(), %error, "cannot merge what others have saved");
+                    actor.save_failed(error.clone(), context);
+                    actor.was_refreshed(actor.cell.load().ok_or(error), context);
+                }
+            }
+        }));
+    }
+
+    /// Has the record been left alone for so long that whatever others do makes a new version?
+    fn has_been_left_alone(&self, record: &Record<Collection>) -> bool {
+        let idle = self.environment.writing.as_ref().map_or(Duration::MAX, |writing| writing.idle);
+        let Some(modified) = record.modified_at else { return false };
+        let age = SystemTime::now().duration_since(modified.into()).unwrap_or_default();
+        age > idle.saturating_add(CLOCKS)
+    }
+
+    /// Looks at the server again soon, because an event spoke of the collection.
+    fn look_soon(&mut self, context: &mut Context<Self>) {
+        let pause = PACE.saturating_sub(self.fetched.elapsed()).max(JITTER.mul_f64(rand::random()));
+        context.run_later(pause, |actor, context| {
+            if actor.cell.load().is_some_and(|state| actor.cell.marks() != state.marks) {
+                actor.fetch(context);
+            }
+        });
+    }
+
+    /// Takes over what a save has brought to the server. Returns what was written again meanwhile.
+    fn adopt_saved(
+        &mut self,
+        saved: commit::Saved,
+        taken: &crate::tree::commit::Touched,
+    ) -> (crate::tree::commit::Touched, Option<Error>) {
+        let mut left = saved.left;
+        let Some(current) = self.cell.load() else { return (taken.clone(), Some(Error::Gone)) };
+        let mut state = (*current).clone();
+        let mut editor = state.snapshot.edit();
+        for file in saved.files {
+            let Some(draft) = state.drafts.get(&file.number).cloned() else { continue };
+            draft.set_saved(file.settled.generation);
+            if editor.set_content(file.node, &file.settled.pieces).is_err() {
+                continue;
+            }
+            if draft.is_changed() {
+                left.touch(&editor.snapshot().path(file.node), crate::tree::commit::Depth::Entry);
+            } else if !draft.is_open() {
+                state.numbers.set_modified(file.number, Some(file.settled.modified));
+                state.drafts.remove(&file.number);
+                self.local.finished.push(draft.file.clone());
+            }
+        }
+        state.snapshot = editor.finish();
+        state.record = saved.base.record.clone();
+        state.base = saved.base;
+        state.fetched = Instant::now();
+        if self.cell.shared().foreign().as_deref().is_none_or(|hash| hash == state.portable_data_hash()) {
+            state.marks = self.cell.marks();
+        }
+        state.is_unsaved = !left.is_empty() || !self.local.touched.is_empty() || !self.local.aside.is_empty();
+        self.publish(state);
+        (left, None)
+    }
+
+    /// An event told that a save of ours hit something: says what, as far as can be found out.
+    fn report_overwritten(&mut self, found: Vec<Overwritten>, context: &mut Context<Self>) {
+        self.local.guard.saw_others(Instant::now());
+        for found in found {
+            let (api, uuid) = (self.environment.api.clone(), self.cell.key().clone());
+            let base = self.cell.load().map(|state| state.base.snapshot.clone());
+            let work = async move {
+                let query =
+                    Query { filters: vec![Filter::new("id", "=", found.log)], limit: Some(1), ..Query::default() };
+                let is_logged = api.logs(&query).await.is_ok_and(|page| !page.items.is_empty());
+                tracing::error!(
+                    collection = uuid,
+                    log_record = found.log,
+                    is_logged,
+                    expected = found.base,
+                    found = found.found,
+                    files = base.map_or(0, |base| base.node_limit()),
+                    "another client saved the same path in the same moment, and this mount's save replaced it: its manifest is in \
+                     that log record; from now on every save here keeps the old version"
+                );
+                Ok(())
+            };
+            let work = Work::start(&self.environment.network, "looking for what was overwritten", work);
+            context.spawn(work.into_actor(self).map(|_, _, _| ()));
         }
     }
 
@@ -194,7 +429,7 @@ impl CollectionActor {
         self.timer = Some(context.run_later(pause.min(LONGEST_TIMER), move |actor, context| {
             actor.timer = None;
             if is_due && actor.cell.is_used() {
-                actor.needs_signatures = true;
+                actor.needs_whole = true;
                 actor.fetch(context);
             } else if !is_due {
                 actor.set_timer(context);
@@ -204,21 +439,47 @@ impl CollectionActor {
 
     /// Somebody said that the state may be old: an event (a mark), or a reader who found it so (`want`).
     fn was_marked(&mut self, context: &mut Context<Self>) {
+        let overwritten = self.cell.shared().take_overwritten();
+        if !overwritten.is_empty() {
+            self.report_overwritten(overwritten, context);
+        }
         let Some(state) = self.cell.load() else { return };
-        if self.refresh.is_running() || !self.refresh.may_try(Instant::now()) {
+        if self.is_busy() || !self.refresh.may_try(Instant::now()) {
             self.cell.begin();
             return;
         }
         if self.cell.is_wanted() {
             self.fetch(context);
         } else if self.cell.marks() != state.marks && self.cell.is_used() {
-            context.run_later(JITTER.mul_f64(rand::random()), |actor, context| {
-                if actor.cell.load().is_some_and(|state| actor.cell.marks() != state.marks) {
-                    actor.fetch(context);
-                }
-            });
+            self.look_soon(context);
         }
     }
+}
+
+/// Did the record get its content by a save of ours?
+fn is_known_to_be_ours(record: &Record<Collection>, state: &CollectionState) -> bool {
+    record.portable_data_hash == state.base.record.portable_data_hash
+}
+
+/// What is not as it was, for front ends.
+fn changes_between(old: &CollectionState, new: &CollectionState) -> Vec<news::Change> {
+    let mut changes = Vec::new();
+    for change in crate::tree::diff(&old.snapshot, &new.snapshot) {
+        let (above, name) = match change.path.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (&change.path[..slash], &change.path[slash + 1..]),
+            None => (&b""[..], &change.path[..]),
+        };
+        let (before, after) = (change.old.map(|node| old.number(node)), change.new.map(|node| new.number(node)));
+        changes.extend(before.filter(|number| after == Some(*number)).map(news::Change::Node));
+        if let Some(parent) = old.snapshot.find(above) {
+            let parent = old.number(parent);
+            changes.push(news::Change::Node(parent));
+            if before != after {
+                changes.push(news::Change::Entry { parent, name: name.to_vec() });
+            }
+        }
+    }
+    changes
 }
 
 /// One look at the server.
@@ -231,54 +492,54 @@ struct Fetch {
     whole: bool,
 }
 
+/// What a look at the server has brought.
+struct Fetched {
+    record: Record<Collection>,
+    content: Option<FetchedContent>,
+    known: Option<Arc<CollectionState>>,
+    marks: u64,
+    at: Instant,
+    interval: Duration,
+}
+
+struct FetchedContent {
+    snapshot: Snapshot,
+    /// The numbers of its nodes if it follows what was known.
+    numbers: Option<Numbers>,
+    expiry: Option<SystemTime>,
+}
+
 impl Fetch {
-    async fn run(self) -> Result<CollectionState, Error> {
-        let fetched = Instant::now();
+    async fn run(self) -> Result<Fetched, Error> {
+        let at = Instant::now();
         if let Some(known) = self.known.as_ref().filter(|_| !self.whole) {
             let record = self.environment.api.collection(&self.id, &SUMMARY, None).await?;
-            if record.portable_data_hash == known.portable_data_hash() {
-                return Ok(CollectionState {
-                    record,
-                    snapshot: known.snapshot.clone(),
-                    numbers: known.numbers.clone(),
-                    is_immutable: known.is_immutable,
-                    interval: known.interval,
-                    expiry: known.expiry,
-                    fetched,
-                    marks: self.marks,
-                });
+            if record.portable_data_hash == known.base.record.portable_data_hash {
+                let interval = known.interval;
+                return Ok(Fetched { record, content: None, known: self.known, marks: self.marks, at, interval });
             }
         }
         let mut manifest = Vec::new();
         let record = self.environment.api.collection(&self.id, &[], Some(&mut manifest)).await?;
-        let parse = tokio::task::spawn_blocking(move || self.parse(record, manifest, fetched));
+        let parse = tokio::task::spawn_blocking(move || self.parse(record, manifest, at));
         parse.await.map_err(|error| Error::Failed(format!("parsing a manifest: {error}")))?
     }
 
-    fn parse(self, record: Record<Collection>, manifest: Vec<u8>, fetched: Instant) -> Result<CollectionState, Error> {
+    fn parse(self, record: Record<Collection>, manifest: Vec<u8>, at: Instant) -> Result<Fetched, Error> {
         let wrong = |problem: String| Error::Manifest { collection: self.id.clone(), problem };
         let text = String::from_utf8(manifest).map_err(|error| wrong(format!("the manifest is not UTF-8: {error}")))?;
         let snapshot = Snapshot::parse(&text).map_err(|error| wrong(error.to_string()))?;
         let expiry = first_expiry(&text);
         drop(text);
-        let modified = record.modified_at;
-        let numbers = match &self.known {
-            None => Arc::new(Numbers::first(&snapshot, modified)),
-            // The same text but for its signatures: the nodes are the same too.
-            Some(known) if known.portable_data_hash() == record.portable_data_hash => known.numbers.clone(),
-            Some(known) => Arc::new(known.numbers.carry(&known.snapshot, &snapshot, modified)),
-        };
-        Ok(CollectionState {
-            // A uuid has no `+`, a portable data hash has one.
-            is_immutable: self.id.contains('+'),
-            record,
-            snapshot,
-            numbers,
-            interval: self.environment.refresh.max(fetched.elapsed() * RELUCTANCE),
-            fetched,
-            marks: self.marks,
-            expiry,
-        })
+        let is_other = |known: &&Arc<CollectionState>| known.portable_data_hash() != record.portable_data_hash;
+        let numbers = self
+            .known
+            .as_ref()
+            .filter(is_other)
+            .map(|known| known.numbers.carry(&known.snapshot, &snapshot, record.modified_at));
+        let interval = self.environment.refresh.max(at.elapsed() * RELUCTANCE);
+        let content = Some(FetchedContent { snapshot, numbers, expiry });
+        Ok(Fetched { record, content, known: self.known, marks: self.marks, at, interval })
     }
 }
 
@@ -295,7 +556,11 @@ impl Actor for CollectionActor {
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(MAILBOX);
         context.add_stream(self.cell.wake_ups());
+        if self.cell.kind() == Kind::Temporary && self.cell.load().is_none() {
+            self.begin_temporary();
+        }
         self.set_timer(context);
+        self.advance(context);
     }
 }
 
@@ -307,13 +572,102 @@ impl StreamHandler<Marked> for CollectionActor {
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
+impl CollectionActor {
+    /// A temporary collection begins empty, and lives as long as the mount.
+    fn begin_temporary(&mut self) {
+        let now = chrono::Utc::now();
+        let fields = Collection { modified_at: Some(now), ..Collection::default() };
+        let record = Arc::new(Record { fields, raw: Default::default() });
+        let base = Base { record: record.clone(), snapshot: Snapshot::empty(), is_own: true, is_sound: false };
+        self.local.keep(&self.cell);
+        self.publish(CollectionState {
+            numbers: Numbers::first(Some(now)),
+            record,
+            snapshot: Snapshot::empty(),
+            drafts: Default::default(),
+            base: Arc::new(base),
+            is_unsaved: false,
+            kind: Kind::Temporary,
+            fetched: Instant::now(),
+            interval: Duration::MAX / 4,
+            marks: 0,
+            expiry: None,
+        });
+    }
+
+    /// Takes over a journal, on top of what is shown.
+    fn recover(
+        &mut self,
+        changes: &[(Sequence, Change)],
+        scratch: &Arc<Scratch>,
+    ) -> Result<Arc<CollectionState>, Error> {
+        let state = self.cell.load().ok_or(Error::Gone)?;
+        let writing = self.environment.writing.clone().ok_or(Error::ReadOnly)?;
+        let request = operation::put_request(&writing, &state);
+        let replayed = recording::replay(&writing, &state.base.snapshot, changes, scratch, &request)?;
+        let mut next = (*state).clone();
+        // What the journal's mount had, as if it had gone on to this moment: the next look at the server merges.
+        let mut numbers = state.numbers.carry(&state.snapshot, &replayed.mine, Some(chrono::Utc::now()));
+        for (node, draft) in replayed.drafts {
+            let number = numbers.number(node);
+            numbers.set_modified(number, Some(draft.file.modified()));
+            next.drafts.insert(number, draft);
+        }
+        next.numbers = numbers;
+        next.snapshot = replayed.mine;
+        let was = &state.base;
+        // Not what the server has today, but what it had then; today's is merged with it before anything is saved.
+        next.base = Arc::new(Base {
+            record: was.record.clone(),
+            snapshot: replayed.base,
+            is_own: false,
+            is_sound: was.is_sound,
+        });
+        next.is_unsaved = true;
+        self.local.adopt(replayed.touched);
+        self.local.text = None;
+        Ok(self.publish(next))
+    }
+}
+
+impl Handler<Recover> for CollectionActor {
+    type Result = ();
+
+    fn handle(&mut self, Recover { changes, scratch, reply }: Recover, context: &mut Self::Context) {
+        if self.is_busy() || self.cell.load().is_none_or(|state| state.is_unsaved() || !state.drafts.is_empty()) {
+            // It is loaded before, and nobody else has begun to use it: the mount is not there yet.
+            let _ = reply.send(Err(Error::Busy));
+            return;
+        }
+        let theirs = self.cell.load().map(|state| state.base.snapshot.clone());
+        let result = self.recover(&changes, &scratch);
+        if let (Ok(state), Some(theirs)) = (&result, theirs) {
+            let mut next = (**state).clone();
+            next.base = Arc::new(Base {
+                record: state.base.record.clone(),
+                snapshot: theirs.clone(),
+                is_own: false,
+                is_sound: state.base.is_sound,
+            });
+            self.merge(next, theirs, context);
+        }
+        let _ = reply.send(result);
+    }
+}
+
 impl Handler<Load> for CollectionActor {
     type Result = ();
 
     fn handle(&mut self, Load { fresh, reply }: Load, context: &mut Self::Context) {
         match self.cell.load() {
-            // A refresh that failed a moment ago, or that already takes long, is not waited for again.
-            Some(state) if !fresh || self.refresh.is_hopeless(Instant::now()) => {
+            // A refresh that failed a moment ago, or that already takes long, is not waited for again; nor is a save, which ends
+            // in a state as new as can be.
+            Some(state)
+                if !fresh
+                    || state.kind() == Kind::Temporary
+                    || self.refresh.is_hopeless(Instant::now())
+                    || self.local.is_saving() =>
+            {
                 let _ = reply.send(Ok(state));
             }
             _ => {
@@ -332,7 +686,7 @@ impl Handler<Renew> for CollectionActor {
     type Result = ();
 
     fn handle(&mut self, Renew { reply }: Renew, context: &mut Self::Context) {
-        self.needs_signatures = true;
+        self.needs_whole = true;
         self.refresh.join_fresh(reply);
         self.fetch(context);
     }

@@ -1,8 +1,16 @@
 //! What all actors work with: the API, the runtime for I/O, and the user's choices.
 
+use crate::actors::collection::guard::CommitGuard;
+use crate::actors::collection::merging::OnConflict;
+use crate::actors::collection::saving::SyncMode;
 use crate::actors::filters::Filters;
+use crate::actors::news::News;
+use crate::cache::BlockCache;
+use crate::dirty::DirtyStore;
+use crate::journal::Journal;
 use crate::remote::api::Api;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub struct Environment {
@@ -14,4 +22,28 @@ pub struct Environment {
     pub filters: Filters,
     /// What stands for `/` in the names of objects; `None`: every slash becomes `_` (arv-mount.md 2.7).
     pub substitution: Option<String>,
+    /// What changed, for those who show the tree.
+    pub news: Arc<News>,
+    /// `None`: nothing can be changed.
+    pub writing: Option<Arc<Writing>>,
+}
+
+/// What a mount that can write has besides.
+pub struct Writing {
+    pub store: Arc<DirtyStore>,
+    /// `None`: nobody wanted one, or there is no place for it.
+    pub journal: Option<Arc<Journal>>,
+    /// To compare contents, and to read back.
+    pub cache: BlockCache,
+    pub sync: SyncMode,
+    pub guard: CommitGuard,
+    pub on_conflict: OnConflict,
+    /// Of new data, where the collection does not say (`--storage-classes`).
+    pub storage_classes: Vec<String>,
+    /// How often a save whose answer was lost is sent again (`--retries`).
+    pub retries: u32,
+    /// How long a collection must have been left alone for a change to make a new version (`PreserveVersionIfIdle`).
+    pub idle: Duration,
+    /// Cleared when the cluster turns out to be from before that option.
+    pub knows_replace_files: AtomicBool,
 }

@@ -7,6 +7,7 @@
 //! What events do not tell: what is in filter groups, what became readable or unreadable through a change further
 //! up, what went into the trash with its project. Listings are therefore also read again by age.
 
+use crate::actors::collection::echo::Heard;
 use crate::actors::listing::Source;
 use crate::actors::{MAILBOX, Supervisor};
 use crate::remote::events::{Attributes, Event, EventType, Listener, Notice};
@@ -50,8 +51,17 @@ impl EventActor {
         let kind = event.object_uuid.get(6..11).unwrap_or_default();
         match kind {
             "4zz18" => {
-                let hash = if new.is_trashed == Some(true) { None } else { new.portable_data_hash };
-                self.collections.insert(event.object_uuid.clone(), hash);
+                let (before, after) = (old.portable_data_hash.as_deref(), new.portable_data_hash.as_deref());
+                let cell = self.supervisor.existing_collection(&event.object_uuid);
+                let is_echo = new.is_trashed != Some(true)
+                    && cell.as_ref().is_some_and(|cell| cell.shared().hear(before, after, event.id) == Heard::Echo);
+                if is_echo {
+                    // Nothing to look at, unless it tells that something was overwritten.
+                    cell.inspect(|cell| cell.wake());
+                } else {
+                    let hash = if new.is_trashed == Some(true) { None } else { new.portable_data_hash.clone() };
+                    self.collections.insert(event.object_uuid.clone(), hash);
+                }
             }
             "j7d0g" | "tpzed" => {
                 self.listings.insert(Source::Project(event.object_uuid.clone()));

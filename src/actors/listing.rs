@@ -62,6 +62,14 @@ pub struct Find {
     pub reply: Reply<Option<Item>, Error>,
 }
 
+/// An object that was made or moved here by this mount.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Add {
+    pub candidate: snapshot::Candidate,
+    pub reply: Reply<Item, Error>,
+}
+
 /// The object of this number turned out to be gone.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -85,6 +93,7 @@ pub struct ListingActor {
 impl Keeper for ListingActor {
     type State = Listing;
     type Key = Source;
+    type Shared = ();
 
     fn new(environment: Arc<Environment>, cell: Arc<ListingCell>) -> ListingActor {
         ListingActor {
@@ -302,6 +311,18 @@ impl Handler<Find> for ListingActor {
             self.missing.remove(&name);
             self.search(name, reply, context);
         }
+    }
+}
+
+impl Handler<Add> for ListingActor {
+    type Result = ();
+
+    fn handle(&mut self, Add { candidate, reply }: Add, _: &mut Self::Context) {
+        self.missing.remove(&candidate.name);
+        let old = self.cell.load();
+        let (listing, item) = self.numbering.with(old.as_deref(), candidate);
+        self.cell.publish(Arc::new(listing));
+        let _ = reply.send(Ok(item));
     }
 }
 

@@ -38,6 +38,11 @@ impl<T: Clone, E: Clone> Refresh<T, E> {
         self.running.is_some()
     }
 
+    /// Does anybody wait, while nothing is under way?
+    pub fn is_waited_for(&self) -> bool {
+        self.running.is_none() && !self.waiters.is_empty()
+    }
+
     /// Somebody waits for a result; one of a fetch that is already under way will do.
     pub fn join(&mut self, reply: Reply<T, E>) {
         self.waiters.push(reply);

@@ -18,7 +18,7 @@ use dashmap::DashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Threads for actors. Their handlers take microseconds, so more would only wait.
@@ -41,6 +41,8 @@ pub struct Supervisor {
     next: AtomicUsize,
     collections: Table<CollectionActor>,
     listings: Table<ListingActor>,
+    /// Whether we may change what is in a project, and when that was found out.
+    pub(super) writable: DashMap<String, (bool, Instant)>,
     /// Held while an actor that failed is replaced, so that two who notice it do not both do it. No await inside.
     replacing: Mutex<()>,
 }
@@ -66,6 +68,7 @@ impl Supervisor {
             next: AtomicUsize::new(0),
             collections: DashMap::new(),
             listings: DashMap::new(),
+            writable: DashMap::new(),
             replacing: Mutex::new(()),
         });
         supervisor.environment.network.spawn(sweep(Arc::downgrade(&supervisor)));
@@ -104,6 +107,14 @@ impl Supervisor {
     /// The cell of a listing, if somebody has asked for it.
     pub(super) fn existing_listing(&self, source: &Source) -> Option<Arc<Cell<ListingActor>>> {
         self.listings.get(source).map(|cell| cell.clone())
+    }
+
+    /// The collections in which something is not saved.
+    pub fn unsaved_collections(&self) -> Vec<Arc<Cell<CollectionActor>>> {
+        let is_unsaved = |cell: &Arc<Cell<CollectionActor>>| {
+            cell.load().is_some_and(|state| state.is_unsaved() || state.has_changed_drafts())
+        };
+        self.collections.iter().filter(|cell| is_unsaved(cell)).map(|cell| cell.clone()).collect()
     }
 
     /// Everything that an event could have spoken of, when some may have been missed.

@@ -136,6 +136,19 @@ impl Budget {
         self.take(bytes)
     }
 
+    /// Charges `bytes` without waiting: who lets go is asked once, if there is no room.
+    pub fn try_charge_or_reclaim(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        if self.waiting() > 0 || bytes > self.capacity {
+            return None;
+        }
+        if let Some(charge) = self.take(bytes) {
+            return Some(charge);
+        }
+        let reclaim = self.reclaim.get().and_then(Weak::upgrade)?;
+        reclaim.reclaim(bytes.saturating_sub(self.capacity.saturating_sub(self.used())));
+        self.take(bytes)
+    }
+
     /// Charges `bytes`, waiting for room as long as it takes. Dropping the future gives the place in the queue up.
     pub async fn charge(self: &Arc<Self>, bytes: usize) -> Result<Charge, TooLarge> {
         if bytes > self.capacity {

@@ -1,10 +1,11 @@
-//! `arvados demo`: the embedded cluster, sample data in it, and a mount of it, all at once.
+//! `arvados demo`: the embedded cluster, sample data in it, and a mount of it for reading and writing, all at once.
 //!
 //! The cluster runs in this process, the mount in a child, exactly as a user would start it: it gets the address of the
 //! cluster and a token in its environment and knows nothing else. The child has a process group of its own, so that
 //! Ctrl-C reaches this process alone and things end in the right order: first the mount, then the cluster. If this process
 //! is killed, the kernel sends the child a SIGTERM.
-//! Whatever the end was (a signal, an error, the mount gone), nothing stays behind but the data.
+//! Whatever the end was (a signal, an error, the mount gone), nothing stays behind but the data. The mount's journal is among
+//! them: a demonstration that was killed saves at its next start what it had not saved yet.
 
 use crate::cli::cluster::client::Client;
 use crate::cli::cluster::start::shell_words;
@@ -27,20 +28,22 @@ mod sample;
 
 /// Until the mount answers: connecting to a cluster on this machine takes a fraction of it.
 const MOUNT_LIMIT: Duration = Duration::from_secs(30);
-/// For the mount to end after SIGTERM, before it is unmounted by force.
+/// For the mount to save everything and end after SIGTERM, before it is unmounted by force and the rest stays in the journal.
+const SAVE_LIMIT: Duration = Duration::from_secs(60);
+/// For an unmount by force.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Start an embedded cluster with sample data and mount it, until Ctrl-C.
+/// Start an embedded cluster with sample data and mount it for reading and writing, until Ctrl-C.
 ///
 /// The first start creates the folder with the cluster, fills it and says what to try; the data are kept for the next start.
-/// Ctrl-C unmounts and stops everything.
+/// Ctrl-C saves what was written, unmounts and stops everything.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   arvados demo
   arvados demo --dir ~/arvados-demo --mount ~/keep --port 4443
   arvados demo --no-mount        # only the cluster")]
 pub struct Arguments {
-    /// Folder for the cluster's data and logs
+    /// Folder for the cluster's data, the mount's journal and logs
     #[arg(long, value_name = "DIR", default_value = "demo")]
     dir: PathBuf,
     /// Where to mount (default: mnt in --dir). Created if missing, and then removed at the end
@@ -52,7 +55,7 @@ pub struct Arguments {
     /// Do not mount, only run the cluster
     #[arg(long, conflicts_with = "mount")]
     no_mount: bool,
-    /// Option for `arvados mount`, such as --mount-option=--debug; may be repeated
+    /// Option for `arvados mount`, such as --mount-option=--debug or --mount-option=--read-only; may be repeated
     #[arg(long = "mount-option", value_name = "OPTION", allow_hyphen_values = true)]
     mount_options: Vec<String>,
 }
@@ -93,13 +96,13 @@ fn with_cluster(arguments: &Arguments, cluster: &Running, interruption: &Interru
         return Ok(());
     }
     if arguments.no_mount {
-        suggest(cluster, None);
+        suggest(cluster, None, None);
         interruption.wait(|| false);
         return Ok(());
     }
     let directory = arguments.mount.clone().unwrap_or_else(|| arguments.dir.join("mnt"));
     let mut mount = Mount::start(arguments, &directory, &client)?;
-    suggest(cluster, Some(&directory));
+    suggest(cluster, Some(&directory), filling::welcome(&client)?.as_deref());
     interruption.wait(|| mount.has_ended());
     println!();
     mount.stop()
@@ -186,7 +189,8 @@ impl Mount {
         let token = client.usable_token(&client.user(FIRST_USER)?)?;
         let mut command = Command::new(program);
         command
-            .args(["mount", "--foreground"])
+            .args(["mount", "--foreground", "--read-write", "--journal-dir"])
+            .arg(arguments.dir.join("journal"))
             .args(&arguments.mount_options)
             .arg(directory)
             .env("ARVADOS_API_HOST", &client.note.api)
@@ -242,7 +246,7 @@ impl Mount {
         let pid = Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(pid, Signal::SIGTERM).map_err(|error| format!("cannot end the mount: {error}"))?;
         let start = Instant::now();
-        while !self.has_ended() && start.elapsed() < UNMOUNT_LIMIT {
+        while !self.has_ended() && start.elapsed() < SAVE_LIMIT {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
@@ -265,14 +269,14 @@ impl Drop for Mount {
     }
 }
 
-/// What to try, in lines that can be pasted and work from this folder.
-fn suggest(cluster: &Running, mounted: Option<&Path>) {
+/// What to try, in lines that can be pasted and work from this folder. `welcome`: the uuid of the collection to write to.
+fn suggest(cluster: &Running, mounted: Option<&Path>, welcome: Option<&str>) {
     let program = std::env::current_exe().map_or("arvados".into(), |path| relative(&path));
     let data = shell_words(&relative(cluster.data()));
     println!("The embedded cluster runs: https://{}", cluster.host());
-    if let Some(directory) = mounted {
-        let root = shell_words(&relative(directory));
-        let project = format!("{root}/home/{}", filling::SAMPLE_PROJECT.replace(' ', "\\ "));
+    let root = mounted.map(|directory| shell_words(&relative(directory)));
+    let project = root.as_ref().map(|root| format!("{root}/home/{}", filling::SAMPLE_PROJECT.replace(' ', "\\ ")));
+    if let (Some(root), Some(project)) = (&root, &project) {
         println!("It is mounted at {root}. In another terminal, in this folder:\n");
         println!("  cat {project}/Welcome/README.txt");
         println!("  find {project}/Ten\\ thousand\\ notes | wc -l");
@@ -284,10 +288,17 @@ fn suggest(cluster: &Running, mounted: Option<&Path>) {
     }
     println!();
     println!("  eval \"$({} cluster env --data {data})\"     # then any Arvados client works:", shell_words(&program));
-    let seen = mounted.map_or(String::new(), |directory| format!(" && ls {}/home", shell_words(&relative(directory))));
-    match on_path("arv-put") {
-        true => println!("  arv-put --name 'From me' /etc/services{seen}"),
-        false => println!("  pip install arvados-python-client && arv-put --name 'From me' /etc/services{seen}"),
+    if !on_path("arv-put") {
+        println!("  pip install arvados-python-client");
+    }
+    let seen = root.map_or(String::new(), |root| format!(" && ls {root}/home"));
+    println!("  arv-put --name 'From me' /etc/services{seen}");
+    if let (Some(project), Some(uuid)) = (project, welcome) {
+        println!(
+            "\nIt can be written to. What an editor saves is on the cluster; what others save is here a moment later:\n"
+        );
+        println!("  ${{EDITOR:-vi}} {project}/Welcome/mine.txt && arv-ls {uuid}");
+        println!("  arv-put --update-collection {uuid} /etc/hostname && sleep 2 && ls {project}/Welcome");
     }
     println!("\nCtrl-C unmounts and stops everything.");
 }

@@ -19,7 +19,9 @@ mod command;
 mod crunchstat;
 mod daemon;
 mod filters;
+pub mod guardian;
 mod serve;
+mod writing;
 
 pub use arguments::Arguments;
 
@@ -69,10 +71,6 @@ fn try_run(arguments: Arguments) -> Result<ExitCode, Refusal> {
         return unmount(&arguments, &directory);
     }
     let layout = layout(&arguments)?;
-    if arguments.read_write || !arguments.mount_tmp.is_empty() {
-        let what = if arguments.read_write { "--read-write" } else { "--mount-tmp" };
-        return Err(Refusal::usage(format!("{what} is not available yet: this version only reads (leave it out)")));
-    }
     let command = arguments.exec.clone().filter(|words| !words.is_empty());
     if !arguments.foreground && command.is_none() {
         return daemon::start().map_err(|error| Refusal::failure(format!("cannot start in the background: {error}")));
@@ -117,7 +115,11 @@ fn layout(arguments: &Arguments) -> Result<Layout, Refusal> {
         custom.retain(|(other, _)| other != name);
         custom.push((name.clone(), place.clone()));
     }
-    arguments.mount_tmp.iter().try_for_each(|name| check_name(name))?;
+    for name in &arguments.mount_tmp {
+        check_name(name)?;
+        custom.retain(|(other, _)| other != name);
+        custom.push((name.clone(), Place::Temporary(name.clone())));
+    }
     Ok(match () {
         () if !custom.is_empty() => Layout::Custom(custom),
         () if arguments.home => Layout::Single(Place::Home),

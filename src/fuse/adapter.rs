@@ -1,15 +1,25 @@
 //! Each FUSE request as an operation of [`FileSystem`], each result as a reply.
 //!
 //! Requests arrive as independent tasks without an order, also those of one file; the file system below copes with that.
+//!
+//! An operation that only looks is dropped when its process is killed. One that changes something is not: the process gets
+//! its EINTR, while the operation goes on to its end in a task of its own, and what it would have handed to the kernel (a
+//! node that counts as known, an open file) is given back ([`Given`]). So a signal never leaves half of a change.
+//!
+//! Each request that the kernel may have sent while it holds a lock which a notification needs is entered in [`Requests`]
+//! (see there which those are), for the notifier.
 
 use crate::fuse::interrupt::{Interrupted, Waiting};
+use crate::fuse::requests::Requests;
 use crate::fuse::statistics::{Operation, Statistics};
-use crate::vfs::{Access, Attributes, DirectoryEntry, Entry, Error, FileSystem, Found, Handle, Inode, Kind, PageCache};
+use crate::vfs::{
+    Access, Attributes, Change, DirectoryEntry, Entry, Error, FileSystem, Found, Handle, Inode, Kind, Opened, PageCache,
+};
 use bytes::Bytes;
 use fuse3::raw::Request;
 use fuse3::raw::reply::{
     DirectoryEntryPlus, FileAttr, ReplyAttr, ReplyCreated, ReplyData, ReplyDirectoryPlus, ReplyEntry, ReplyInit,
-    ReplyOpen, ReplyStatFs,
+    ReplyOpen, ReplyStatFs, ReplyWrite,
 };
 use fuse3::{Errno, FileType, Result, SetAttr, Timestamp};
 use futures_util::stream;
@@ -19,6 +29,7 @@ use std::num::NonZeroU32;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Requests that the kernel may have under way in the background (read-ahead above all); the crate's 12 starve
@@ -28,6 +39,9 @@ const MAX_BACKGROUND: u16 = 128;
 const CONGESTION: u16 = MAX_BACKGROUND / 4 * 3;
 /// Largest WRITE, and with it the size of the crate's receive buffer.
 const MAX_WRITE: NonZeroU32 = NonZeroU32::new(1 << 20).unwrap();
+
+/// A WRITE of pages from the kernel's memory (`fuse_kernel.h`).
+const WRITE_CACHE: u32 = 1 << 0;
 
 /// Flags of the reply to OPEN (`fuse_kernel.h`).
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
@@ -55,14 +69,17 @@ pub struct Adapter<F> {
     files: Arc<F>,
     waiting: Waiting,
     statistics: Arc<Statistics>,
+    requests: Arc<Requests>,
+    writable: bool,
     user: u32,
     group: u32,
 }
 
 impl<F: FileSystem> Adapter<F> {
-    pub fn new(files: Arc<F>, statistics: Arc<Statistics>) -> Adapter<F> {
+    /// `writable`: can this mount change anything at all? If not, the kernel is told that it need not ask us to flush.
+    pub fn new(files: Arc<F>, statistics: Arc<Statistics>, requests: Arc<Requests>, writable: bool) -> Adapter<F> {
         let (user, group) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
-        Adapter { files, waiting: Waiting::default(), statistics, user, group }
+        Adapter { files, waiting: Waiting::default(), statistics, requests, writable, user, group }
     }
 
     /// Runs an operation that may have to wait; reports a failure and turns it into its errno.
@@ -82,6 +99,47 @@ impl<F: FileSystem> Adapter<F> {
             Err(Interrupted) => Error::Interrupted,
         };
         Err(refuse(operation, inode, &error))
+    }
+
+    /// As [`Adapter::run`], for an operation that changes something: it is not dropped when its process is killed.
+    async fn change<T: Send + 'static>(
+        &self,
+        request: Request,
+        operation: &'static str,
+        inode: Inode,
+        future: impl Future<Output = std::result::Result<T, Error>> + Send + 'static,
+    ) -> Result<T> {
+        let future = async move {
+            // Most changes are done without waiting: they need no task.
+            let mut future = Box::pin(AssertUnwindSafe(future).catch_unwind());
+            let result = match futures_util::poll!(future.as_mut()) {
+                Poll::Ready(result) => result,
+                Poll::Pending => tokio::spawn(future).await.map_err(|_| Error::Interrupted)?,
+            };
+            result.unwrap_or(Err(Error::Panicked))
+        };
+        self.run(request, operation, inode, future).await
+    }
+
+    /// The answer to what made a node, with its file open or not.
+    fn entry(&self, given: Given<F>) -> ReplyEntry {
+        let entry = given.take().0;
+        ReplyEntry { ttl: entry.valid, attr: self.attributes(&entry), generation: 0 }
+    }
+
+    async fn move_name(
+        &self,
+        request: Request,
+        (parent, name): (u64, &OsStr),
+        (new_parent, new_name): (u64, &OsStr),
+        keep: bool,
+    ) -> Result<()> {
+        let _running = self.statistics.start(Operation::Rename);
+        let (parent, new_parent) = (Inode(parent), Inode(new_parent));
+        let _busy = self.requests.start([parent, new_parent]);
+        let (files, name, new_name) = (self.files.clone(), name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let future = async move { files.rename(parent, &name, new_parent, &new_name, keep).await };
+        self.change(request, "rename", parent, future).await
     }
 
     fn attributes(&self, entry: &Entry) -> FileAttr {
@@ -104,14 +162,6 @@ impl<F: FileSystem> Adapter<F> {
         }
     }
 
-    /// The answer to everything that would change the directory `parent`.
-    fn refuse_change(&self, operation: &'static str, parent: u64) -> Errno {
-        match self.files.modify(Inode(parent)) {
-            Ok(never) => match never {},
-            Err(error) => refuse(operation, Inode(parent), &error),
-        }
-    }
-
     /// The two entries that the kernel leaves to the file system. They get no look-up count, so they have no node; the number
     /// that is shown for both is the directory's own, since the kernel resolves `..` by itself.
     fn dots(offset: u64) -> impl Iterator<Item = (OsString, u64)> + Send + use<F> {
@@ -130,6 +180,55 @@ fn kind(kind: Kind) -> FileType {
 fn refuse(operation: &'static str, inode: Inode, error: &Error) -> Errno {
     error.report(operation, inode);
     Errno::from(error.errno())
+}
+
+/// Flags of OPEN and CREATE.
+fn access(flags: u32) -> Access {
+    let has = |flag: i32| flags & flag as u32 != 0;
+    Access {
+        write: flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32,
+        append: has(libc::O_APPEND),
+        truncate: has(libc::O_TRUNC),
+    }
+}
+
+fn open_flags(opened: Opened) -> u32 {
+    match opened.pages {
+        PageCache::Keep => FOPEN_KEEP_CACHE,
+        PageCache::Drop => 0,
+        PageCache::Bypass => FOPEN_DIRECT_IO,
+    }
+}
+
+/// What an operation made for the kernel: a node that counts as known once more, and perhaps an open file. Unless the
+/// answer is sent, nobody else would give them back.
+struct Given<F: FileSystem> {
+    files: Arc<F>,
+    entry: Option<Entry>,
+    opened: Option<Opened>,
+}
+
+impl<F: FileSystem> Given<F> {
+    fn node(files: Arc<F>, entry: Entry) -> Given<F> {
+        Given { files, entry: Some(entry), opened: None }
+    }
+
+    /// The answer is on its way: the kernel owns both now.
+    fn take(mut self) -> (Entry, Option<Opened>) {
+        (self.entry.take().unwrap_or(NOTHING), self.opened.take())
+    }
+}
+
+impl<F: FileSystem> Drop for Given<F> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry {
+            self.files.forget(entry.attributes.inode, 1);
+        }
+        if let (Some(opened), Ok(runtime)) = (self.opened, tokio::runtime::Handle::try_current()) {
+            let files = self.files.clone();
+            runtime.spawn(async move { files.release(opened.handle).await });
+        }
+    }
 }
 
 /// A node that the kernel gets to know by a listing with attributes is counted when it is handed to the crate, and taken
@@ -175,6 +274,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     async fn lookup(&self, request: Request, parent: u64, name: &OsStr) -> Result<ReplyEntry> {
         let _running = self.statistics.start(Operation::Lookup);
         let parent = Inode(parent);
+        let _busy = self.requests.start([parent]);
         match self.run(request, "lookup", parent, self.files.lookup(parent, name.as_bytes())).await? {
             Found::Entry(entry) => Ok(ReplyEntry { ttl: entry.valid, attr: self.attributes(&entry), generation: 0 }),
             Found::Missing { valid } if valid.is_zero() => Err(libc::ENOENT.into()),
@@ -204,48 +304,111 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         Ok(ReplyAttr { ttl: entry.valid, attr: self.attributes(&entry) })
     }
 
-    async fn setattr(&self, request: Request, inode: u64, _handle: Option<u64>, change: SetAttr) -> Result<ReplyAttr> {
+    async fn setattr(&self, request: Request, inode: u64, handle: Option<u64>, change: SetAttr) -> Result<ReplyAttr> {
         let _running = self.statistics.start(Operation::Setattr);
         let inode = Inode(inode);
-        let entry = self.run(request, "setattr", inode, self.files.setattr(inode, change.size)).await?;
+        let _busy = self.requests.start([inode]);
+        let modified = change.mtime.map(|time| crate::vfs::Timestamp { seconds: time.sec, nanoseconds: time.nsec });
+        let change = Change { size: change.size, modified };
+        let files = self.files.clone();
+        let future = async move { files.setattr(inode, handle.map(Handle), change).await };
+        let entry = self.change(request, "setattr", inode, future).await?;
         Ok(ReplyAttr { ttl: entry.valid, attr: self.attributes(&entry) })
     }
 
     async fn open(&self, request: Request, inode: u64, flags: u32) -> Result<ReplyOpen> {
         let _running = self.statistics.start(Operation::Open);
         let inode = Inode(inode);
-        // O_TRUNC alone would make the kernel believe that the file is empty now.
-        let changes = flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32 || flags & libc::O_TRUNC as u32 != 0;
-        let access = Access { write: changes };
-        let opened = self.run(request, "open", inode, self.files.open(inode, access)).await?;
-        let flags = match opened.pages {
-            PageCache::Keep => FOPEN_KEEP_CACHE,
-            PageCache::Drop => 0,
-            PageCache::Bypass => FOPEN_DIRECT_IO,
+        let access = access(flags);
+        let opened = if access.truncate {
+            let files = self.files.clone();
+            let future = async move {
+                let opened = files.open(inode, access).await?;
+                Ok(Given { files, entry: None, opened: Some(opened) })
+            };
+            self.change(request, "open", inode, future).await?.take().1
+        } else {
+            Some(self.run(request, "open", inode, self.files.open(inode, access)).await?)
         };
-        Ok(ReplyOpen { fh: opened.handle.0, flags })
+        let opened = opened.ok_or(Errno::from(libc::EIO))?;
+        Ok(ReplyOpen { fh: opened.handle.0, flags: open_flags(opened) })
     }
 
     async fn read(&self, request: Request, inode: u64, handle: u64, offset: u64, size: u32) -> Result<ReplyData> {
         let _running = self.statistics.start(Operation::Read);
+        let _busy = self.requests.start([Inode(inode)]);
         let read = self.files.read(Handle(handle), offset, size);
         let data: Bytes = self.run(request, "read", Inode(inode), read).await?;
         self.statistics.add_bytes_read(data.len());
         Ok(ReplyData { data })
     }
 
+    async fn write(
+        &self,
+        request: Request,
+        inode: u64,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        write_flags: u32,
+        _flags: u32,
+    ) -> Result<ReplyWrite> {
+        let _running = self.statistics.start(Operation::Write);
+        let inode = Inode(inode);
+        let _busy = self.requests.start([inode]);
+        let (files, data) = (self.files.clone(), Bytes::copy_from_slice(data));
+        let written = data.len();
+        let pages = write_flags & WRITE_CACHE != 0;
+        let future = async move { files.write(Handle(handle), offset, &data, pages).await };
+        self.change(request, "write", inode, future).await?;
+        self.statistics.add_bytes_written(written);
+        // One request never carries more than MAX_WRITE.
+        Ok(ReplyWrite { written: written as u32 })
+    }
+
+    async fn flush(&self, request: Request, inode: u64, handle: u64, _owner: u64) -> Result<()> {
+        if !self.writable {
+            return Err(libc::ENOSYS.into());
+        }
+        let _running = self.statistics.start(Operation::Flush);
+        let files = self.files.clone();
+        self.change(request, "flush", Inode(inode), async move { files.flush(Handle(handle)).await }).await
+    }
+
+    async fn fsync(&self, request: Request, inode: u64, handle: u64, _only_data: bool) -> Result<()> {
+        if !self.writable {
+            return Err(libc::ENOSYS.into());
+        }
+        let files = self.files.clone();
+        self.change(request, "fsync", Inode(inode), async move { files.sync(Handle(handle)).await }).await
+    }
+
+    async fn fsyncdir(&self, request: Request, inode: u64, handle: u64, _only_data: bool) -> Result<()> {
+        if !self.writable {
+            return Err(libc::ENOSYS.into());
+        }
+        let _busy = self.requests.start([Inode(inode)]);
+        let files = self.files.clone();
+        let future = async move { files.sync_directory(Handle(handle)).await };
+        self.change(request, "fsyncdir", Inode(inode), future).await
+    }
+
     async fn release(
         &self,
-        _: Request,
-        _inode: u64,
+        request: Request,
+        inode: u64,
         handle: u64,
         _flags: u32,
         _owner: u64,
         _flush: bool,
     ) -> Result<()> {
         let _running = self.statistics.start(Operation::Release);
-        self.files.release(Handle(handle));
-        Ok(())
+        let files = self.files.clone();
+        let future = async move {
+            files.release(Handle(handle)).await;
+            Ok(())
+        };
+        self.change(request, "release", Inode(inode), future).await
     }
 
     async fn opendir(&self, request: Request, inode: u64, _flags: u32) -> Result<ReplyOpen> {
@@ -264,6 +427,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         _lock_owner: u64,
     ) -> Result<ReplyDirectoryPlus<impl Stream<Item = Result<DirectoryEntryPlus>> + Send + 'a>> {
         let _running = self.statistics.start(Operation::Readdir);
+        let busy = self.requests.start([Inode(parent)]);
         let names = self.files.readdir(Handle(handle), offset.saturating_sub(DOTS));
         let names = names.map_err(|error| refuse("readdir", Inode(parent), &error))?;
         let counted = Counted { files: self.files.clone(), names, unconfirmed: None };
@@ -277,7 +441,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
             entry_ttl: Duration::ZERO,
             attr_ttl: Duration::ZERO,
         });
-        let names = counted.map(|entry| DirectoryEntryPlus {
+        let names = counted.map(move |entry| DirectoryEntryPlus {
             inode: entry.entry.attributes.inode.0,
             generation: 0,
             kind: kind(entry.entry.attributes.kind),
@@ -287,6 +451,10 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
             entry_ttl: entry.entry.valid,
             attr_ttl: entry.entry.valid,
         });
+        // The crate drops the stream when the answer is complete: the directory is busy until then.
+        let names = names.inspect(move |_| {
+            let _ = &busy;
+        });
         Ok(ReplyDirectoryPlus { entries: stream::iter(dots.chain(names).map(Ok)) })
     }
 
@@ -295,15 +463,16 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         Ok(())
     }
 
-    async fn statfs(&self, _request: Request, _inode: u64) -> Result<ReplyStatFs> {
+    async fn statfs(&self, request: Request, _inode: u64) -> Result<ReplyStatFs> {
         let _running = self.statistics.start(Operation::Statfs);
-        let totals = self.files.statfs();
+        let totals = async { Ok(self.files.statfs().await) };
+        let totals = self.run(request, "statfs", Inode::ROOT, totals).await?;
         Ok(ReplyStatFs {
-            blocks: 0,
-            bfree: 0,
-            bavail: 0,
-            files: 0,
-            ffree: 0,
+            blocks: totals.blocks,
+            bfree: totals.free_blocks,
+            bavail: totals.free_blocks,
+            files: totals.files,
+            ffree: totals.free_files,
             bsize: totals.block_size,
             namelen: totals.longest_name,
             frsize: totals.block_size,
@@ -315,45 +484,102 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         Ok(())
     }
 
-    async fn mknod(&self, _: Request, parent: u64, _name: &OsStr, _mode: u32, _device: u32) -> Result<ReplyEntry> {
-        Err(self.refuse_change("mknod", parent))
+    async fn mknod(&self, request: Request, parent: u64, name: &OsStr, mode: u32, _: u32) -> Result<ReplyEntry> {
+        let parent = Inode(parent);
+        let kind = mode & libc::S_IFMT;
+        if self.writable && kind != 0 && kind != libc::S_IFREG {
+            // Devices, sockets and pipes have no place in a collection (arv-mount.md 2.8).
+            return Err(libc::ENOTSUP.into());
+        }
+        let _busy = self.requests.start([parent]);
+        let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
+        let future = async move {
+            let entry = files.make_file(parent, &name).await?;
+            Ok(Given::node(files, entry))
+        };
+        Ok(self.entry(self.change(request, "mknod", parent, future).await?))
     }
 
-    async fn mkdir(&self, _: Request, parent: u64, _name: &OsStr, _mode: u32, _umask: u32) -> Result<ReplyEntry> {
+    async fn mkdir(&self, request: Request, parent: u64, name: &OsStr, _mode: u32, _umask: u32) -> Result<ReplyEntry> {
         let _running = self.statistics.start(Operation::Mkdir);
-        Err(self.refuse_change("mkdir", parent))
+        let parent = Inode(parent);
+        let _busy = self.requests.start([parent]);
+        let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
+        let future = async move {
+            let entry = files.make_directory(parent, &name).await?;
+            Ok(Given::node(files, entry))
+        };
+        Ok(self.entry(self.change(request, "mkdir", parent, future).await?))
     }
 
-    async fn create(&self, _: Request, parent: u64, _name: &OsStr, _mode: u32, _flags: u32) -> Result<ReplyCreated> {
+    async fn create(
+        &self,
+        request: Request,
+        parent: u64,
+        name: &OsStr,
+        _mode: u32,
+        flags: u32,
+    ) -> Result<ReplyCreated> {
         let _running = self.statistics.start(Operation::Create);
-        Err(self.refuse_change("create", parent))
+        let parent = Inode(parent);
+        let _busy = self.requests.start([parent]);
+        let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
+        let future = async move {
+            let exclusive = flags & libc::O_EXCL as u32 != 0;
+            let (entry, opened) = files.create(parent, &name, access(flags), exclusive).await?;
+            Ok(Given { files, entry: Some(entry), opened: Some(opened) })
+        };
+        let (entry, opened) = self.change(request, "create", parent, future).await?.take();
+        let opened = opened.ok_or(Errno::from(libc::EIO))?;
+        Ok(ReplyCreated {
+            ttl: entry.valid,
+            attr: self.attributes(&entry),
+            generation: 0,
+            fh: opened.handle.0,
+            flags: open_flags(opened),
+        })
     }
 
-    async fn unlink(&self, _: Request, parent: u64, _name: &OsStr) -> Result<()> {
+    async fn unlink(&self, request: Request, parent: u64, name: &OsStr) -> Result<()> {
         let _running = self.statistics.start(Operation::Unlink);
-        Err(self.refuse_change("unlink", parent))
+        let parent = Inode(parent);
+        let _busy = self.requests.start([parent]);
+        let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
+        self.change(request, "unlink", parent, async move { files.unlink(parent, &name).await }).await
     }
 
-    async fn rmdir(&self, _: Request, parent: u64, _name: &OsStr) -> Result<()> {
+    async fn rmdir(&self, request: Request, parent: u64, name: &OsStr) -> Result<()> {
         let _running = self.statistics.start(Operation::Rmdir);
-        Err(self.refuse_change("rmdir", parent))
+        let parent = Inode(parent);
+        let _busy = self.requests.start([parent]);
+        let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
+        self.change(request, "rmdir", parent, async move { files.remove_directory(parent, &name).await }).await
     }
 
-    async fn rename(&self, _: Request, parent: u64, _: &OsStr, _new_parent: u64, _: &OsStr) -> Result<()> {
-        let _running = self.statistics.start(Operation::Rename);
-        Err(self.refuse_change("rename", parent))
+    async fn rename(
+        &self,
+        request: Request,
+        parent: u64,
+        name: &OsStr,
+        new_parent: u64,
+        new_name: &OsStr,
+    ) -> Result<()> {
+        self.move_name(request, (parent, name), (new_parent, new_name), false).await
     }
 
     async fn rename2(
         &self,
-        _: Request,
+        request: Request,
         parent: u64,
-        _: &OsStr,
-        _new_parent: u64,
-        _: &OsStr,
-        _flags: u32,
+        name: &OsStr,
+        new_parent: u64,
+        new_name: &OsStr,
+        flags: u32,
     ) -> Result<()> {
-        let _running = self.statistics.start(Operation::Rename);
-        Err(self.refuse_change("rename", parent))
+        // An exchange or a whiteout cannot be told to a server.
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(libc::EINVAL.into());
+        }
+        self.move_name(request, (parent, name), (new_parent, new_name), flags & libc::RENAME_NOREPLACE != 0).await
     }
 }

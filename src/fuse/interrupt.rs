@@ -70,7 +70,7 @@ impl Drop for Entered<'_> {
 }
 
 /// Is SIGKILL pending for this thread? A thread that we cannot see (another pid namespace, or gone) has nobody who waits.
-fn is_dying(thread: u32) -> bool {
+pub fn is_dying(thread: u32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return true };
     let pending =
         status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")));

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Where the kernel keeps its switches for FUSE connections, where `fusectl` is mounted.
-const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+pub const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 /// How long to wait between two looks at the mount table: an unmount is done by another process within milliseconds.
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
@@ -32,6 +32,8 @@ pub enum Error {
 /// One line of `/proc/self/mountinfo`, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
+    /// Number of the mount, as `fdinfo` has it.
+    pub id: u32,
     /// Minor device number: the name of the FUSE connection.
     pub minor: u32,
     pub path: PathBuf,
@@ -53,17 +55,23 @@ impl MountPoint {
 /// All mounts of this mount namespace, in the order of mounting.
 pub fn list() -> Result<Vec<MountPoint>, Error> {
     let text = std::fs::read("/proc/self/mountinfo").map_err(Error::List)?;
-    Ok(text.split(|byte| *byte == b'\n').filter_map(parse).collect())
+    Ok(parse_list(&text))
+}
+
+/// The mounts in a text of the form of `/proc/self/mountinfo`.
+pub fn parse_list(text: &[u8]) -> Vec<MountPoint> {
+    text.split(|byte| *byte == b'\n').filter_map(parse).collect()
 }
 
 /// `36 35 0:53 / /mnt/a\040b rw,… shared:1 - fuse.s source rw,…`; `None` for what is not of this form.
 fn parse(line: &[u8]) -> Option<MountPoint> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let device = std::str::from_utf8(fields.by_ref().nth(2)?).ok()?;
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = std::str::from_utf8(fields.by_ref().nth(1)?).ok()?;
     let minor = device.split_once(':')?.1.parse().ok()?;
     let path = PathBuf::from(unescape(fields.by_ref().nth(1)?));
     let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some(MountPoint { minor, path, kind: String::from_utf8_lossy(&unescape_bytes(kind)).into_owned() })
+    Some(MountPoint { id, minor, path, kind: String::from_utf8_lossy(&unescape_bytes(kind)).into_owned() })
 }
 
 fn unescape(field: &[u8]) -> OsString {
@@ -221,14 +229,14 @@ mod tests {
     fn line_of_mountinfo_with_spaces_in_the_path_is_understood() {
         let line = br"36 35 0:53 / /mnt/a\040b\134c rw,nosuid shared:1 - fuse.sub\040type source rw";
         let mount = parse(line).expect("a well-formed line");
-        assert_eq!(mount, MountPoint { minor: 53, path: "/mnt/a b\\c".into(), kind: "fuse.sub type".into() });
+        assert_eq!(mount, MountPoint { id: 36, minor: 53, path: "/mnt/a b\\c".into(), kind: "fuse.sub type".into() });
         assert_eq!(parse(b"not a line"), None);
         assert_eq!(parse(b""), None);
     }
 
     #[test]
     fn subtype_selects() {
-        let mount = |kind: &str| MountPoint { minor: 1, path: "/x".into(), kind: kind.into() };
+        let mount = |kind: &str| MountPoint { id: 1, minor: 1, path: "/x".into(), kind: kind.into() };
         assert!(mount("fuse").matches(None) && mount("fuse.a").matches(None) && !mount("ext4").matches(None));
         assert!(mount("fuse").matches(Some("")) && !mount("fuse.a").matches(Some("")));
         assert!(mount("fuse.a").matches(Some("a")) && !mount("fuse").matches(Some("a")));

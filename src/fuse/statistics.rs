@@ -65,6 +65,7 @@ struct Counter {
 pub struct Statistics {
     operations: [Counter; Operation::ALL.len()],
     bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
 }
 
 impl Statistics {
@@ -77,6 +78,10 @@ impl Statistics {
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    pub fn add_bytes_written(&self, bytes: usize) {
+        self.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// How often an operation ended, and the time it took in sum.
     pub fn operation(&self, operation: Operation) -> (u64, Duration) {
         let counter = &self.operations[operation as usize];
@@ -85,6 +90,10 @@ impl Statistics {
 
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
+    }
+
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written.load(Ordering::Relaxed)
     }
 }
 

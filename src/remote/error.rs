@@ -144,6 +144,32 @@ impl Error {
         self.status() == Some(403)
     }
 
+    /// A condition that the request carried does not hold: the record has another version, or another content came out than
+    /// was said (protocol.md 4.12).
+    pub fn is_failed_condition(&self) -> bool {
+        self.status() == Some(422)
+            && (self.says("Version cannot be updated") || self.says("does not match computed hash"))
+    }
+
+    /// The server does not know this attribute or option (protocol.md 4.6: a server from before it).
+    pub fn is_unknown_attribute(&self, name: &str) -> bool {
+        matches!(self.status(), Some(400 | 422 | 500)) && self.says("unknown attribute") && self.says(name)
+    }
+
+    /// The name is taken where it was to be used (protocol.md 4.2, item 11).
+    pub fn is_name_taken(&self) -> bool {
+        self.status() == Some(422) && (self.says("UniqueViolation") || self.says("already exists"))
+    }
+
+    /// The server's reader refuses the text that the server itself has stored (protocol.md 4.6).
+    pub fn is_malformed_manifest(&self) -> bool {
+        matches!(self.status(), Some(400 | 500)) && self.says("malformed manifest_text")
+    }
+
+    fn says(&self, words: &str) -> bool {
+        matches!(self, Error::Api(refusal) if refusal.messages.iter().any(|message| message.contains(words)))
+    }
+
     /// The same request may succeed later without anybody changing anything.
     pub fn is_temporary(&self) -> bool {
         match self {

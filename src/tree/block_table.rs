@@ -145,6 +145,16 @@ impl BlockTable {
         self.with_hash(hash).max_by_key(|&number| self.locator(number).signature().map(|hint| hint.expiry))
     }
 
+    /// Appends hash and size of a block with a locator of the usual shape. `false`: it has another, nothing is appended.
+    pub(super) fn push_portable(&self, out: &mut String, block: u32) -> bool {
+        if self.is_odd(block) {
+            return false;
+        }
+        let portable = Packed { expiry: 0, ..self.packed[block as usize] };
+        out.push_str(portable.text().as_str());
+        true
+    }
+
     /// The block with exactly this locator.
     pub(super) fn find_text(&self, locator: &Locator) -> Option<u32> {
         self.with_hash(locator.hash()).find(|&number| self.locator(number) == *locator)

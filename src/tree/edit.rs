@@ -102,23 +102,59 @@ impl Editor {
     pub fn rename(&mut self, from: NodeId, name: &[u8], to: NodeId, new_name: &[u8]) -> Result<NodeId, EditError> {
         self.check_name(to, new_name)?;
         let node = self.snapshot.lookup(from, name).ok_or(EditError::NotFound)?;
-        let mut above = to;
+        self.check_not_below(to, node)?;
+        if from == to && name == new_name {
+            return Ok(node);
+        }
+        self.set_child(from, name, None);
+        self.link(node, to, new_name);
+        Ok(node)
+    }
+
+    /// Gives two entries each other's place, as `rename` with `RENAME_EXCHANGE` does.
+    pub fn exchange(&mut self, from: NodeId, name: &[u8], to: NodeId, other_name: &[u8]) -> Result<(), EditError> {
+        let node = self.snapshot.lookup(from, name).ok_or(EditError::NotFound)?;
+        let other = self.snapshot.lookup(to, other_name).ok_or(EditError::NotFound)?;
+        if node == other {
+            return Ok(());
+        }
+        self.check_not_below(to, node)?;
+        self.check_not_below(from, other)?;
+        self.link(node, to, other_name);
+        self.link(other, from, name);
+        Ok(())
+    }
+
+    /// Gives a removed node, with the content that it has kept, a place again. The name must be free.
+    pub fn restore(&mut self, node: NodeId, directory: NodeId, name: &[u8]) -> Result<(), EditError> {
+        self.check_name(directory, name)?;
+        self.snapshot.entry(node).ok_or(EditError::NotFound)?;
+        if self.snapshot.is_linked(node) || self.snapshot.lookup(directory, name).is_some() {
+            return Err(EditError::Exists);
+        }
+        self.check_not_below(directory, node)?;
+        self.link(node, directory, name);
+        Ok(())
+    }
+
+    /// Refuses a directory that is `node` or stands below it.
+    fn check_not_below(&self, directory: NodeId, node: NodeId) -> Result<(), EditError> {
+        let mut above = directory;
         while above != NodeId::ROOT {
             if above == node {
                 return Err(EditError::IntoItself);
             }
             above = self.snapshot.parent(above);
         }
-        if from == to && name == new_name {
-            return Ok(node);
-        }
-        self.set_child(from, name, None);
+        Ok(())
+    }
+
+    fn link(&mut self, node: NodeId, directory: NodeId, name: &[u8]) {
         self.change(node, |edited| {
-            edited.parent = to;
-            edited.name = Some(Arc::from(new_name));
+            edited.parent = directory;
+            edited.name = Some(Arc::from(name));
         });
-        self.set_child(to, new_name, Some(node));
-        Ok(node)
+        self.set_child(directory, name, Some(node));
     }
 
     /// Copies a file or a directory with all that is in it, of this or another tree, by reference to its blocks. The name

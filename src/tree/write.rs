@@ -82,14 +82,31 @@ impl Snapshot {
         }
     }
 
+    /// The locator as it is written: with the newest signature, and with a size.
+    pub(super) fn sized_locator(&self, block: BlockId) -> Locator {
+        let locator = self.locator(block);
+        self.sized(&locator, block).unwrap_or(locator)
+    }
+
+    /// Appends what is left of a locator in the portable text (`protocol.md` 5.4).
+    pub(super) fn push_portable(&self, text: &mut String, block: BlockId) {
+        if self.added_block(block).is_some() || !self.base.blocks.push_portable(text, block.0) {
+            text.push_str(self.sized_locator(block).as_text().portable());
+        }
+    }
+
+    /// A locator without size, with the one that its block has here.
+    fn sized(&self, locator: &Locator, block: BlockId) -> Option<Locator> {
+        let bare = locator.size().is_none().then(|| locator.as_str().split_at(BlockHash::TEXT_LENGTH))?;
+        format!("{}+{}{}", bare.0, self.block_size(block), bare.1).parse().ok()
+    }
+
     /// Of a block without size, the locator with one, and the block that has this locator: itself or another.
     fn with_size(&self, block: BlockId) -> Option<(Locator, BlockId)> {
         if self.added_block(block).is_none() && !self.base.blocks.is_odd(block.0) {
             return None;
         }
-        let own = self.own_locator(block);
-        let bare = own.size().is_none().then(|| own.as_str().split_at(BlockHash::TEXT_LENGTH))?;
-        let sized: Locator = format!("{}+{}{}", bare.0, self.block_size(block), bare.1).parse().ok()?;
+        let sized = self.sized(&self.own_locator(block), block)?;
         let same = self.base.blocks.find_text(&sized).map_or(block, BlockId);
         Some((sized, same))
     }

@@ -6,6 +6,8 @@
 
 use crate::actors;
 use crate::cache;
+use crate::dirty;
+use crate::keep::manifest::NameProblem;
 use crate::remote;
 use crate::vfs::Inode;
 
@@ -26,6 +28,19 @@ pub enum Error {
     /// This file allows no changes, or not to us.
     #[error("not writable")]
     NotWritable,
+    #[error("the name is taken")]
+    Exists,
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// What the name stands for cannot be moved there; it has to be copied.
+    #[error("cannot be moved there")]
+    CrossDevice,
+    /// Projects hold collections and projects only.
+    #[error("not possible in a project")]
+    NotSupported,
+    /// A name that the cluster does not take.
+    #[error("the name cannot be used: {0}")]
+    Name(#[from] NameProblem),
     #[error("no such open file")]
     BadHandle,
     /// The node was known but is not there any more: look its name up again.
@@ -54,12 +69,17 @@ impl Error {
             Error::IsADirectory => libc::EISDIR,
             Error::ReadOnly => libc::EROFS,
             Error::NotWritable => libc::EPERM,
+            Error::Exists => libc::EEXIST,
+            Error::NotEmpty => libc::ENOTEMPTY,
+            Error::CrossDevice => libc::EXDEV,
+            Error::NotSupported => libc::ENOTSUP,
+            Error::Name(problem) => of_name(problem),
             Error::BadHandle => libc::EBADF,
             Error::Stale => libc::ESTALE,
             Error::Interrupted => libc::EINTR,
-            Error::Actor(actors::Error::Remote(error)) | Error::Remote(error) => of_remote(error),
-            Error::Cache(_) => libc::EIO,
-            Error::Actor(actors::Error::Manifest { .. } | actors::Error::Failed(_)) | Error::Panicked => libc::EIO,
+            Error::Remote(error) => of_remote(error),
+            Error::Actor(error) => of_actor(error),
+            Error::Cache(_) | Error::Panicked => libc::EIO,
         }
     }
 
@@ -68,7 +88,13 @@ impl Error {
         let remote = match self {
             Error::Actor(actors::Error::Remote(error)) | Error::Remote(error) => Some(error),
             Error::Cache(cache::Error::Remote(error)) => Some(error),
-            Error::Cache(_) | Error::Actor(_) | Error::Panicked => None,
+            Error::Cache(_) | Error::Panicked => None,
+            Error::Actor(actors::Error::Manifest { .. } | actors::Error::Failed(_) | actors::Error::Journal(_)) => None,
+            Error::Actor(actors::Error::Dirty(error)) => {
+                // Its message begins with the phrase that callers look for when it comes from Keep.
+                tracing::error!("{error}: {operation} of inode {}", inode.0);
+                return;
+            }
             Error::Interrupted => {
                 tracing::debug!(operation, inode = inode.0, "given up: the process that asked was killed");
                 return;
@@ -79,7 +105,9 @@ impl Error {
             Some(error) if matches!(error, remote::Error::BlockNotFound { .. }) => {
                 tracing::error!("{error}: {operation} of inode {}", inode.0);
             }
-            Some(error) if error.is_not_found() => tracing::debug!(operation, inode = inode.0, %error, "not found"),
+            Some(error) if error.is_not_found() && operation == "lookup" => {
+                tracing::debug!(operation, inode = inode.0, %error, "not found");
+            }
             _ => tracing::error!("{UNHANDLED}: {operation} of inode {}: {self}", inode.0),
         }
     }
@@ -88,8 +116,43 @@ impl Error {
 fn of_remote(error: &remote::Error) -> i32 {
     match error {
         remote::Error::BlockNotFound { .. } => libc::EIO,
+        remote::Error::TooLarge { .. } => libc::EFBIG,
+        // The status of a server, or of all Keep services, that are full.
+        remote::Error::BlockUnwritable { detail, .. } if detail.contains("507") => libc::ENOSPC,
+        error if error.status() == Some(507) => libc::ENOSPC,
         error if error.is_not_found() => libc::ENOENT,
         error if error.is_forbidden() || error.is_unauthorized() => libc::EACCES,
         _ => libc::EIO,
+    }
+}
+
+fn of_actor(error: &actors::Error) -> i32 {
+    match error {
+        // A collection that was there and is not any more is no missing file.
+        actors::Error::Remote(error) => of_remote(error),
+        actors::Error::Dirty(dirty::Error::Remote(error)) => of_remote(error),
+        actors::Error::Dirty(error) => error.errno(),
+        actors::Error::Journal(error) => error.errno(),
+        actors::Error::ReadOnly => libc::EPERM,
+        actors::Error::NotFound => libc::ENOENT,
+        actors::Error::Exists => libc::EEXIST,
+        actors::Error::NotEmpty => libc::ENOTEMPTY,
+        actors::Error::NotADirectory => libc::ENOTDIR,
+        actors::Error::IsADirectory => libc::EISDIR,
+        actors::Error::IntoItself => libc::EINVAL,
+        actors::Error::CrossDevice => libc::EXDEV,
+        actors::Error::Gone => libc::ESTALE,
+        actors::Error::Busy | actors::Error::Conflict { .. } => libc::EBUSY,
+        actors::Error::TooLarge => libc::EFBIG,
+        actors::Error::Manifest { .. } | actors::Error::Failed(_) | actors::Error::Contended { .. } => libc::EIO,
+    }
+}
+
+fn of_name(problem: &NameProblem) -> i32 {
+    match problem {
+        NameProblem::TooLong => libc::ENAMETOOLONG,
+        NameProblem::NotUtf8 => libc::EILSEQ,
+        NameProblem::Reserved => libc::EPERM,
+        _ => libc::EINVAL,
     }
 }

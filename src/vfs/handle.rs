@@ -4,6 +4,7 @@
 //! meanwhile, its reader goes on with that; only the signatures of blocks are taken from the newest state.
 
 use crate::actors::collection::CollectionState;
+use crate::actors::collection::draft::Draft;
 use crate::actors::listing::Listing;
 use crate::tree::NodeId;
 use crate::vfs::object::Pinned;
@@ -11,7 +12,7 @@ use crate::vfs::{Attributes, Entry, Handle, Inode};
 use bytes::Bytes;
 use dashmap::DashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A file of a collection.
 pub struct OpenFile {
@@ -20,6 +21,19 @@ pub struct OpenFile {
     pub state: Arc<CollectionState>,
     pub node: NodeId,
     pub attributes: Attributes,
+    /// For those that may write.
+    pub writer: Option<Writer>,
+}
+
+/// What a handle that may write has besides.
+pub struct Writer {
+    pub draft: Arc<Draft>,
+    /// Writes go to the end, whatever offset the front end gives.
+    pub append: bool,
+    /// Something was written through it that no `flush` has asked to be saved.
+    pub has_written: AtomicBool,
+    /// The file was made with it, and no `flush` has come since.
+    pub is_new: AtomicBool,
 }
 
 /// A file whose content the program makes.
@@ -64,8 +78,13 @@ impl Handles {
         self.table.get(&handle.0).map(|open| open.clone())
     }
 
-    pub fn remove(&self, handle: Handle) {
-        self.table.remove(&handle.0);
+    pub fn remove(&self, handle: Handle) -> Option<Arc<Open>> {
+        self.table.remove(&handle.0).map(|(_, open)| open)
+    }
+
+    /// Has anybody this file open?
+    pub fn has_open(&self, inode: Inode) -> bool {
+        self.attributes(inode).is_some()
     }
 
     /// What an open file with this number looks like that is not in its collection any more. Looks through all handles,

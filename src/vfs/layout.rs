@@ -14,6 +14,8 @@ pub enum Place {
     Project(String),
     /// By uuid or portable data hash.
     Collection(String),
+    /// A collection that exists in this mount only, by the name that it has at the top.
+    Temporary(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +32,7 @@ impl Layout {
     /// Does anything in it change without our doing? Then it is worth listening to events.
     pub fn can_change(&self) -> bool {
         let can_change = |place: &Place| match place {
-            Place::ByPdh => false,
+            Place::ByPdh | Place::Temporary(_) => false,
             Place::Collection(id) => is_uuid(id),
             _ => true,
         };

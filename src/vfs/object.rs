@@ -6,7 +6,7 @@
 //! some time later, which first makes it unusable in one atomic step. Whoever wants to use it after that finds that out
 //! and takes another one. So there is no lock, and nobody can use what has been dropped.
 
-use crate::actors::collection::CollectionCell;
+use crate::actors::collection::{CollectionCell, Kind};
 use crate::actors::listing::{ListingCell, Source};
 use crate::actors::{Supervisor, listing};
 use crate::vfs::{Inode, Timestamp};
@@ -41,7 +41,7 @@ impl Behind {
         match self {
             Behind::Fixed(_) | Behind::Magic { .. } => true,
             Behind::Listing(_) => false,
-            Behind::Collection(id) => !crate::vfs::layout::is_uuid(id),
+            Behind::Collection(id) => Kind::of(id) == Kind::Immutable,
         }
     }
 
@@ -258,6 +258,12 @@ impl Objects {
         if let Some(object) = self.slots.get(&slot) {
             object.users.fetch_sub(i64::try_from(count).unwrap_or(i64::MAX / 4), Ordering::AcqRel);
         }
+    }
+
+    /// The objects that show this collection.
+    pub fn of_collection(&self, key: &str) -> Vec<Arc<Object>> {
+        let shows = |object: &Arc<Object>| matches!(&object.content, Content::Collection { id, .. } if id == key);
+        self.slots.iter().filter(|object| shows(object)).map(|object| object.clone()).collect()
     }
 
     /// Drops what nobody has counted on since the last sweep. Returns how many objects are left.

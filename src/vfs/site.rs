@@ -1,28 +1,34 @@
-//! The tree of an Arvados cluster as a [`FileSystem`], for reading.
+//! The tree of an Arvados cluster as a [`FileSystem`].
 //!
 //! Each operation goes the same way: the inode's slot gives the object, the object's published snapshot gives the rest. Only
 //! where nothing is published yet, where a name was never looked up, or where what is published is known to be old and
 //! somebody enters the directory, an actor is asked. The parts: [`looking`] for names, [`attributes`] of nodes, [`listing`]
-//! of directories, [`reading`] of files, [`record`] files.
+//! of directories, [`reading`] of files, [`changing`] of all of them, [`record`] files, [`telling`] the front end what is not as
+//! it was.
 
 use crate::actors::Supervisor;
-use crate::actors::collection::CollectionState;
+use crate::actors::collection::{CollectionState, Kind as CollectionKind};
 use crate::cache::BlockCache;
 use crate::tree::NodeId;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::{Handles, Open, OpenDirectory, OpenFile, OpenText};
 use crate::vfs::layout::{self, Layout, Place};
 use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, Object, Objects, Pinned, RECORD_FILE};
-use crate::vfs::{Access, Entry, Error, FileSystem, Found, Handle, Inode, Kind, Opened, PageCache, Timestamp, Totals};
+use crate::vfs::{
+    Access, Change, Entry, Error, FileSystem, Found, FrontEnd, Handle, Inode, Kind, Opened, PageCache, Timestamp,
+    Totals,
+};
 use bytes::Bytes;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 mod attributes;
+mod changing;
 mod listing;
 mod looking;
 mod reading;
 mod record;
+mod telling;
 
 pub use listing::Names;
 
@@ -44,6 +50,7 @@ pub struct Site {
     objects: Objects,
     handles: Handles,
     freshness: Freshness,
+    front_end: OnceLock<Arc<dyn FrontEnd>>,
     /// When the mount began: the time of everything that the program itself makes.
     began: Timestamp,
 }
@@ -66,10 +73,17 @@ impl Site {
             cache,
             handles: Handles::default(),
             freshness,
+            front_end: OnceLock::new(),
             began: Timestamp::from(chrono::Utc::now()),
         });
         site.supervisor.environment().network.spawn(sweep(Arc::downgrade(&site)));
+        site.supervisor.environment().network.spawn(telling::run(Arc::downgrade(&site)));
         site
+    }
+
+    /// Who is to be told of what changes without his doing. Only the first call counts.
+    pub fn set_front_end(&self, front_end: Arc<dyn FrontEnd>) {
+        let _ = self.front_end.set(front_end);
     }
 
     /// The directory behind a node. `attentive`: if what is published is known to be old, wait a little for a newer state.
@@ -164,6 +178,7 @@ fn behind(place: &Place, identity: &Identity, is_top: bool) -> Behind {
         Place::Home => Behind::Listing(Source::Project(identity.user.clone())),
         Place::Shared => Behind::Listing(Source::Shared),
         Place::Project(uuid) => Behind::Listing(Source::Project(uuid.clone())),
+        Place::Temporary(name) => Behind::Collection(format!("{}{name}", CollectionKind::TEMPORARY)),
         Place::Collection(id) => Behind::Collection(layout::portable_data_hash(id).unwrap_or(id).to_owned()),
     }
 }
@@ -200,16 +215,20 @@ impl FileSystem for Site {
         if let Some(open) = handle.and_then(|handle| self.handles.get(handle))
             && let Open::File(file) = open.as_ref()
         {
+            if let Content::Collection { cell, .. } = &file.object.content
+                && let Some(state) = cell.load()
+                && let Some(node) = state.node(inode.number())
+            {
+                let attributes = self.node_attributes(&file.object, &state, node);
+                return Ok(Entry { attributes, valid: self.freshness.of(state.is_immutable()) });
+            }
             return Ok(Entry { attributes: file.attributes, valid: Duration::ZERO });
         }
         self.attributes(inode).await
     }
 
-    async fn setattr(&self, inode: Inode, size: Option<u64>) -> Result<Entry, Error> {
-        match size {
-            Some(_) => Err(Error::ReadOnly),
-            None => self.attributes(inode).await,
-        }
+    async fn setattr(&self, inode: Inode, handle: Option<Handle>, change: Change) -> Result<Entry, Error> {
+        self.change(inode, handle, change).await
     }
 
     async fn open(&self, inode: Inode, access: Access) -> Result<Opened, Error> {
@@ -217,10 +236,17 @@ impl FileSystem for Site {
         if entry.attributes.kind == Kind::Directory {
             return Err(Error::IsADirectory);
         }
-        if access.write {
-            return Err(Error::NotWritable);
-        }
         let object = self.objects.get(inode.slot()).ok_or(Error::Stale)?;
+        let is_writing = access.write || access.truncate;
+        if is_writing {
+            // EPERM, not EROFS, as upstream (arv-mount.md 3.1).
+            let Content::Collection { cell, .. } = &object.content else { return Err(Error::NotWritable) };
+            if !self.can_change() || cell.kind() == CollectionKind::Immutable || inode.number() == RECORD_FILE {
+                return Err(Error::NotWritable);
+            }
+            let cell = cell.clone();
+            return self.open_for_writing(object, &cell, inode, access).await;
+        }
         if inode.number() == RECORD_FILE {
             let text = object.record.load_full().ok_or(Error::Stale)?.text.clone();
             let handle = self.handles.add(Open::Text(OpenText { text }));
@@ -228,11 +254,16 @@ impl FileSystem for Site {
         }
         match &object.content {
             Content::Collection { cell, .. } => {
-                let state = self.supervisor.collection_state(cell, false).await?;
+                // Who reads in order to write again must not miss what an event has told.
+                let state = self.supervisor.collection_state(cell, self.can_change()).await?;
                 let node = state.node(inode.number()).ok_or(Error::Stale)?;
+                if state.draft(inode.number()).is_none() && !state.snapshot.is_linked(node) {
+                    // Replaced or removed meanwhile: the name has to be looked up again.
+                    return Err(Error::Stale);
+                }
                 let attributes = self.node_attributes(&object, &state, node);
                 let pages = pages(&object, &state, inode.number());
-                let file = OpenFile { inode, object, state, node, attributes };
+                let file = OpenFile { inode, object, state, node, attributes, writer: None };
                 Ok(Opened { handle: self.handles.add(Open::File(file)), pages })
             }
             Content::Fixed(items) | Content::Magic { fixed: items, .. } => {
@@ -258,8 +289,54 @@ impl FileSystem for Site {
         }
     }
 
-    fn release(&self, handle: Handle) {
-        self.handles.remove(handle);
+    async fn create(
+        &self,
+        parent: Inode,
+        name: &[u8],
+        access: Access,
+        exclusive: bool,
+    ) -> Result<(Entry, Opened), Error> {
+        self.create_file(parent, name, access, exclusive).await
+    }
+
+    async fn write(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> Result<(), Error> {
+        self.write_file(handle, offset, data, pages).await
+    }
+
+    async fn flush(&self, handle: Handle) -> Result<(), Error> {
+        self.flush_file(handle).await
+    }
+
+    async fn sync(&self, handle: Handle) -> Result<(), Error> {
+        self.sync_file(handle).await
+    }
+
+    async fn sync_directory(&self, handle: Handle) -> Result<(), Error> {
+        self.sync_names(handle).await
+    }
+
+    async fn release(&self, handle: Handle) {
+        self.release_file(handle).await;
+    }
+
+    async fn make_file(&self, parent: Inode, name: &[u8]) -> Result<Entry, Error> {
+        self.make(parent, name, false).await
+    }
+
+    async fn make_directory(&self, parent: Inode, name: &[u8]) -> Result<Entry, Error> {
+        self.make(parent, name, true).await
+    }
+
+    async fn unlink(&self, parent: Inode, name: &[u8]) -> Result<(), Error> {
+        self.remove(parent, name, false).await
+    }
+
+    async fn remove_directory(&self, parent: Inode, name: &[u8]) -> Result<(), Error> {
+        self.remove(parent, name, true).await
+    }
+
+    async fn rename(&self, from: Inode, name: &[u8], to: Inode, new_name: &[u8], keep: bool) -> Result<(), Error> {
+        self.move_name(from, name, to, new_name, keep).await
     }
 
     async fn opendir(&self, inode: Inode) -> Result<Handle, Error> {
@@ -277,13 +354,14 @@ impl FileSystem for Site {
         self.handles.remove(handle);
     }
 
-    fn modify(&self, _parent: Inode) -> Result<std::convert::Infallible, Error> {
-        Err(Error::ReadOnly)
-    }
-
-    fn statfs(&self) -> Totals {
-        // What arv-mount shows (arv-mount.md 2.8), but for the longest name, which programs do look at.
-        Totals { block_size: 1 << 17, longest_name: 255 }
+    async fn statfs(&self) -> Totals {
+        // No cluster tells how much room it has. arv-mount shows zeros, which tools take for a full disk; so it is as large as
+        // makes no difference, and empty.
+        const ROOM: u64 = 1 << 50;
+        let block_size = 1 << 17;
+        let blocks = ROOM / u64::from(block_size);
+        let files = u64::from(u32::MAX);
+        Totals { block_size, blocks, free_blocks: blocks, files, free_files: files, longest_name: 255 }
     }
 }
 

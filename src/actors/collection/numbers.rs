@@ -6,12 +6,15 @@
 //! A file that another client replaced is another file: it gets a new number, and whoever has the old one open keeps the
 //! old content. Numbers are never given twice.
 //!
-//! The first snapshot needs no table: there the numbers are those of the snapshot. After a change there are two arrays of four
-//! bytes a node. So what the kernel knows costs nothing beyond that, however many files it knows.
+//! The first snapshot needs no table: there the numbers are those of the snapshot, and nodes that edits add to it go on
+//! counting. After another snapshot took its place there are two arrays of four bytes a node, and what is added behind
+//! them goes on counting from the first number that was never given. So what the kernel knows costs nothing beyond that,
+//! however many files it knows, and a copy (there is one for each published change) costs a few counters.
 
-use crate::tree::{NodeId, Snapshot};
+use crate::tree::{Fold, NodeId, Snapshot};
 use chrono::{DateTime, Utc};
-use std::collections::HashMap;
+use imbl::HashMap;
+use std::sync::Arc;
 
 /// A time, or none (a collection by portable data hash has none).
 pub type Time = Option<DateTime<Utc>>;
@@ -27,43 +30,81 @@ struct Changed {
 #[derive(Debug, Clone)]
 pub struct Numbers {
     /// Number of each node; empty: the node's own.
-    by_node: Vec<u32>,
+    by_node: Arc<[u32]>,
     /// Nodes sorted by their numbers; empty with the above.
-    sorted: Vec<u32>,
-    /// The first number that was never given.
+    sorted: Arc<[u32]>,
+    /// The number of the first node behind those of `by_node`; the nodes that follow count on.
     next: u32,
     /// From which number on which time of modification holds.
-    times: Vec<(u32, Time)>,
+    times: Arc<[(u32, Time)]>,
     changed: HashMap<u32, Changed>,
 }
 
 impl Numbers {
     /// For the first snapshot of a collection.
-    pub fn first(snapshot: &Snapshot, modified: Time) -> Numbers {
+    pub fn first(modified: Time) -> Numbers {
         Numbers {
-            by_node: Vec::new(),
-            sorted: Vec::new(),
-            next: snapshot.node_limit().max(1),
-            times: vec![(0, modified)],
+            by_node: Arc::default(),
+            sorted: Arc::default(),
+            next: 0,
+            times: Arc::new([(0, modified)]),
             changed: HashMap::new(),
         }
     }
 
     /// The number of a node. The root has 0, which stands for no node of the collection: its directory is a node elsewhere.
     pub fn number(&self, node: NodeId) -> u32 {
-        self.by_node.get(node.index() as usize).copied().unwrap_or(node.index())
+        let known = self.by_node.len() as u32;
+        self.by_node.get(node.index() as usize).copied().unwrap_or_else(|| self.next + (node.index() - known))
     }
 
-    /// The node with this number in the snapshot; `None` if it is not there any more.
+    /// The node with this number in the snapshot; `None` if it is not there any more. A node that was removed by an edit is
+    /// still found: it has its content, though nothing leads to it.
     pub fn node(&self, snapshot: &Snapshot, number: u32) -> Option<NodeId> {
         if number == 0 {
             return None;
         }
-        if self.by_node.is_empty() {
-            return (number < snapshot.node_limit()).then_some(NodeId(number));
+        if number >= self.next {
+            let index = self.by_node.len() as u32 + (number - self.next);
+            return (index < snapshot.node_limit()).then_some(NodeId(index));
         }
         let found = self.sorted.binary_search_by_key(&number, |node| self.by_node[*node as usize]).ok()?;
         Some(NodeId(self.sorted[found]))
+    }
+
+    /// The first number that was never given.
+    fn limit(&self, snapshot: &Snapshot) -> u32 {
+        self.number(NodeId(snapshot.node_limit().max(1)))
+    }
+
+    /// From now on the node has been modified at this time.
+    pub fn set_modified(&mut self, number: u32, modified: Time) {
+        let version = self.version(number);
+        self.changed.insert(number, Changed { modified, version });
+    }
+
+    /// The content behind this number became longer at this time, and what was there stayed.
+    pub fn set_grown(&mut self, number: u32, modified: Time) {
+        let version = self.version(number) + 1;
+        self.changed.insert(number, Changed { modified, version });
+    }
+
+    /// The same numbers for the same tree folded (see [`crate::tree::Snapshot::fold`]).
+    pub fn fold(&self, old: &Snapshot, fold: &Fold) -> Numbers {
+        let mut by_node = vec![0; fold.snapshot.node_limit() as usize];
+        let mut changed = HashMap::new();
+        for index in 0..old.node_limit() {
+            if let Some(node) = fold.node(NodeId(index)) {
+                let number = self.number(NodeId(index));
+                by_node[node.index() as usize] = number;
+                if let Some(it) = self.changed.get(&number) {
+                    changed.insert(number, *it);
+                }
+            }
+        }
+        let sorted = sorted(&by_node);
+        let next = self.limit(old);
+        Numbers { by_node: by_node.into(), sorted, next, times: self.times.clone(), changed }
     }
 
     /// When the node with this number was changed last: the time that the collection had when the number was given, so that what
@@ -83,14 +124,8 @@ impl Numbers {
 
     /// The numbers for `new`, which follows `old` (whose numbers these are) and was made at `modified`.
     pub fn carry(&self, old: &Snapshot, new: &Snapshot, modified: Time) -> Numbers {
-        let mut carried = Numbers {
-            by_node: vec![0; new.node_limit() as usize],
-            sorted: Vec::new(),
-            next: self.next,
-            times: self.times.clone(),
-            changed: HashMap::new(),
-        };
-        carried.times.push((self.next, modified));
+        let first = self.limit(old);
+        let mut carried = Carried { by_node: vec![0; new.node_limit() as usize], next: first, changed: HashMap::new() };
         let mut directories = vec![(NodeId::ROOT, Some(NodeId::ROOT))];
         while let Some((directory, former)) = directories.pop() {
             let mut is_changed = former.is_none();
@@ -108,27 +143,26 @@ impl Numbers {
                     }
                 }
                 let number = self.carry_node(&mut carried, (old, twin), (new, node), modified);
-                is_changed |= number >= self.next;
+                is_changed |= number >= first;
                 if new.is_directory(node) {
                     directories.push((node, twin.filter(|twin| old.is_directory(*twin))));
                 }
             }
             is_changed |= others.is_some_and(|mut others| others.next().is_some());
             let number = carried.by_node[directory.index() as usize];
-            if is_changed && directory != NodeId::ROOT && number < self.next {
+            if is_changed && directory != NodeId::ROOT && number < first {
                 carried.changed.insert(number, Changed { modified, version: 0 });
             }
         }
-        carried.sorted =
-            (0..carried.by_node.len() as u32).filter(|node| carried.by_node[*node as usize] != 0).collect();
-        carried.sorted.sort_unstable_by_key(|node| carried.by_node[*node as usize]);
-        carried
+        let times = self.times.iter().copied().chain([(first, modified)]).collect();
+        let sorted = sorted(&carried.by_node);
+        Numbers { by_node: carried.by_node.into(), sorted, next: carried.next, times, changed: carried.changed }
     }
 
     /// Gives a node of the new snapshot its number: that of its twin, or a new one.
     fn carry_node(
         &self,
-        carried: &mut Numbers,
+        carried: &mut Carried,
         (old, twin): (&Snapshot, Option<NodeId>),
         (new, node): (&Snapshot, NodeId),
         modified: Time,
@@ -156,6 +190,20 @@ impl Numbers {
         carried.by_node[node.index() as usize] = number;
         number
     }
+}
+
+/// Numbers in the making.
+struct Carried {
+    by_node: Vec<u32>,
+    next: u32,
+    changed: HashMap<u32, Changed>,
+}
+
+/// The nodes that have a number, sorted by it.
+fn sorted(by_node: &[u32]) -> Arc<[u32]> {
+    let mut sorted: Vec<u32> = (0..by_node.len() as u32).filter(|node| by_node[*node as usize] != 0).collect();
+    sorted.sort_unstable_by_key(|node| by_node[*node as usize]);
+    sorted.into()
 }
 
 /// Does the new file begin with all the bytes of the old one? Judged by blocks and positions in them, as merges do: the same
@@ -227,13 +275,13 @@ mod tests {
     fn what_did_not_change_keeps_number_and_time_and_what_was_replaced_gets_new_ones() {
         let old = snapshot(". FOO BAR 0:3:kept 0:3:replaced 0:3:grown 3:3:gone\n./d FOO 0:3:x\n");
         let new = snapshot(". FOO BAR 0:3:kept 3:3:replaced 0:6:grown 0:3:new\n./d FOO 0:3:x\n");
-        let before = Numbers::first(&old, time(1));
+        let before = Numbers::first(time(1));
         let after = before.carry(&old, &new, time(2));
         let (former, now) = (all(&old, &before), all(&new, &after));
         for path in ["kept", "grown", "d", "d/x"] {
             assert_eq!(former[path.as_bytes()], now[path.as_bytes()], "{path}");
         }
-        assert!(now[&b"replaced"[..]] >= before.next && now[&b"new"[..]] >= before.next);
+        assert!(now[&b"replaced"[..]] >= before.limit(&old) && now[&b"new"[..]] >= before.limit(&old));
         assert_eq!(after.node(&new, former[&b"gone"[..]]), None);
         let modified = |path: &str| after.modified(now[path.as_bytes()]);
         assert_eq!((modified("kept"), modified("d/x"), modified("d")), (time(1), time(1), time(1)));
@@ -245,7 +293,7 @@ mod tests {
     fn directory_has_a_new_time_when_its_names_change() {
         let old = snapshot("./a FOO 0:3:x\n./b FOO 0:3:x\n");
         let new = snapshot("./a FOO 0:3:x\n./b FOO 0:3:x 0:3:y\n");
-        let before = Numbers::first(&old, time(1));
+        let before = Numbers::first(time(1));
         let after = before.carry(&old, &new, time(2));
         let now = all(&new, &after);
         assert_eq!((after.modified(now[&b"a"[..]]), after.modified(now[&b"b"[..]])), (time(1), time(2)));
@@ -272,7 +320,7 @@ mod tests {
             for (step, files) in history.iter().enumerate() {
                 let new = manifest(files);
                 let numbers = match &state {
-                    None => Numbers::first(&new, time(0)),
+                    None => Numbers::first(time(0)),
                     Some((old, numbers)) => numbers.carry(old, &new, time(step as i64)),
                 };
                 let mut current = BTreeMap::new();

@@ -25,6 +25,8 @@ const COLLEAGUE: &str = "colleague";
 const COMPLETE: &str = "demonstration_complete";
 /// Name of the user's project, which `arvados demo` mentions in what it suggests.
 pub const SAMPLE_PROJECT: &str = "Sample project";
+/// Its collection that a user is told to write to.
+const WELCOME: &str = "Welcome";
 
 /// Somebody's own way to the cluster.
 struct Session {
@@ -96,6 +98,13 @@ where
     let complete = json!({"group": {"properties": {COMPLETE: true}}});
     client.call(Method::PATCH, &format!("groups/{}", text(&places.sample, "uuid")), &[], &complete)?;
     Ok(true)
+}
+
+/// The uuid of the collection that a user is told to write to; `None` if he has removed it.
+pub fn welcome(client: &Client) -> Result<Option<String>, String> {
+    let user = client.user(FIRST_USER)?;
+    let Some(project) = find(client, "groups", &user, SAMPLE_PROJECT)? else { return Ok(None) };
+    Ok(find(client, "collections", &project, WELCOME)?.map(|found| text(&found, "uuid").to_owned()))
 }
 
 fn progress_bar(bytes: u64) -> ProgressBar {

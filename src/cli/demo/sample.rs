@@ -134,6 +134,7 @@ This file is in Keep, the block store of a small Arvados cluster on this machine
   by_tag/                                  collections by their tags
   by_id/UUID or by_id/HASH                 anything that you know the id of
 
+You can write here, too: what you save is on the cluster when `close` returns, and what others save shows up here.
 Every collection has a hidden file `.arvados#collection` with its record, every project `.arvados#project`.
 ";
 

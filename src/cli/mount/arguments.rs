@@ -2,15 +2,18 @@
 //!
 //! Callers such as `crunch-run` and people's scripts rely on every name here, on unique prefixes being accepted, on the
 //! last of a repeated option winning, and on exit status 2 for wrong usage. Options that have no effect in this engine are
-//! accepted with a help text that says so: refusing them would break callers for nothing. What would be dangerous
-//! to ignore (writing, while this build cannot) is refused in `cli/mount.rs`.
+//! accepted with a help text that says so: refusing them would break callers for nothing.
 
+use crate::actors::collection::guard::CommitGuard;
+use crate::actors::collection::merging::OnConflict;
+use crate::actors::collection::saving::SyncMode;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 const MODES: &str = "What to show (one of them; default: --all)";
 const CUSTOM: &str = "Custom top level (repeatable; PATH is one name)";
 const MOUNTING: &str = "Mounting and unmounting";
+const WRITING: &str = "Writing (with --read-write)";
 const FRESHNESS: &str = "Network and freshness";
 const CACHES: &str = "Caches";
 const REPORTING: &str = "Reporting";
@@ -80,7 +83,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH", help_heading = CUSTOM)]
     pub mount_shared: Vec<String>,
 
-    /// A temporary collection at PATH (needs writing: not available yet)
+    /// A temporary collection at PATH: it takes files until the mount ends, and makes no record on the cluster
     #[arg(long, value_name = "PATH", help_heading = CUSTOM)]
     pub mount_tmp: Vec<String>,
 
@@ -100,7 +103,7 @@ pub struct Arguments {
     #[arg(long, overrides_with = "read_write", help_heading = MOUNTING)]
     pub read_only: bool,
 
-    /// Allow writing (not available yet: the command refuses it)
+    /// What is in collections with a uuid, and in projects, can be changed
     #[arg(long, overrides_with = "read_only", help_heading = MOUNTING)]
     pub read_write: bool,
 
@@ -121,6 +124,11 @@ pub struct Arguments {
     #[arg(long, value_name = "SUBTYPE", help_heading = MOUNTING)]
     pub subtype: Option<String>,
 
+    /// Mount again, with the same options, if the mount is killed: at most five times in ten minutes. (Whoever used it gets
+    /// errors meanwhile.) --filters - cannot be read a second time
+    #[arg(long, conflicts_with = "exec", help_heading = MOUNTING)]
+    pub restart: bool,
+
     /// Unmount a FUSE mount that is at MOUNT_DIR before mounting
     #[arg(long, group = "unmounting", help_heading = MOUNTING)]
     pub replace: bool,
@@ -136,6 +144,30 @@ pub struct Arguments {
     /// Seconds until an unmount is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds, help_heading = MOUNTING)]
     pub unmount_timeout: f64,
+
+    /// When changes are saved on the cluster: close (before `close` returns), fsync, idle:SECONDS (after so long without a
+    /// change), periodic:SECONDS, exit (at the end of the mount). Until then they are safe in the journal
+    #[arg(long, value_name = "WHEN", default_value = "close", value_parser = sync_mode, help_heading = WRITING)]
+    pub sync: SyncMode,
+
+    /// Conditions against overwriting what others have saved: auto, strict (nothing is ever overwritten unseen; each save
+    /// keeps an old version), none
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = commit_guard, help_heading = WRITING)]
+    pub commit_guard: CommitGuard,
+
+    /// What becomes of a file that is changed here and by others: keep-both (theirs goes beside it as
+    /// NAME~DATE-TIME~conflict~), error (the writer gets one), overwrite
+    #[arg(long, value_name = "HOW", default_value = "keep-both", value_parser = on_conflict, help_heading = WRITING)]
+    pub on_conflict: OnConflict,
+
+    /// Folder for journals (default: ~/.local/state/arvados/journal): what is written and not saved yet is kept there, and
+    /// saved by the next mount if this one is killed
+    #[arg(long, value_name = "DIR", help_heading = WRITING)]
+    pub journal_dir: Option<PathBuf>,
+
+    /// The most that may be in this mount's journal; beyond it writers are told that there is no room
+    #[arg(long, value_name = "BYTES", default_value = "32G", value_parser = bytes, help_heading = WRITING)]
+    pub journal_size: u64,
 
     /// How often a failed request is repeated
     #[arg(long, value_name = "N", default_value_t = 10, help_heading = FRESHNESS)]
@@ -153,7 +185,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TEXT", hide = true)]
     pub fsns: Option<String>,
 
-    /// Storage classes of new data (has no effect while the mount is read-only)
+    /// Storage classes of new data, where the collection does not say: a list with commas
     #[arg(long, value_name = "CLASSES", help_heading = FRESHNESS)]
     pub storage_classes: Option<String>,
 
@@ -230,6 +262,39 @@ impl Arguments {
             (self.project.is_some(), "project"),
         ];
         modes.into_iter().find(|(chosen, _)| *chosen).map(|(_, name)| name)
+    }
+}
+
+fn sync_mode(text: &str) -> Result<SyncMode, String> {
+    let pause = |seconds_text: &str| {
+        let value = seconds(seconds_text)?;
+        if value < 0.1 { Err("at least 0.1 seconds".to_owned()) } else { Ok(std::time::Duration::from_secs_f64(value)) }
+    };
+    match text.split_once(':') {
+        None if text == "close" => Ok(SyncMode::Close),
+        None if text == "fsync" => Ok(SyncMode::Fsync),
+        None if text == "exit" => Ok(SyncMode::Exit),
+        Some(("idle", seconds)) => pause(seconds).map(SyncMode::Idle),
+        Some(("periodic", seconds)) => pause(seconds).map(SyncMode::Periodic),
+        _ => Err("use close, fsync, idle:SECONDS, periodic:SECONDS or exit".into()),
+    }
+}
+
+fn commit_guard(text: &str) -> Result<CommitGuard, String> {
+    match text {
+        "auto" => Ok(CommitGuard::Auto),
+        "strict" => Ok(CommitGuard::Strict),
+        "none" => Ok(CommitGuard::None),
+        _ => Err("use auto, strict or none".into()),
+    }
+}
+
+fn on_conflict(text: &str) -> Result<OnConflict, String> {
+    match text {
+        "keep-both" => Ok(OnConflict::KeepBoth),
+        "error" => Ok(OnConflict::Error),
+        "overwrite" => Ok(OnConflict::Overwrite),
+        _ => Err("use keep-both, error or overwrite".into()),
     }
 }
 
@@ -325,6 +390,11 @@ mod tests {
             "--encoding latin-1 m",
             "a b",
             "--nothing m",
+            "--sync sometimes m",
+            "--sync idle:-1 m",
+            "--commit-guard maybe m",
+            "--on-conflict cry m",
+            "--restart m --exec true",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -2,33 +2,42 @@
 
 use crate::cache::BlockCache;
 use crate::fuse::statistics::{Operation, Statistics};
+use crate::remote::keep::HttpKeep;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// All counters at one moment.
 struct Sample {
     cache: crate::cache::Figures,
     bytes_read: u64,
+    bytes_written: u64,
     operations: [(u64, Duration); Operation::ALL.len()],
+    puts: u64,
+    sent_bytes: u64,
 }
 
 impl Sample {
-    fn take(statistics: &Statistics, cache: &BlockCache) -> Sample {
+    fn take(statistics: &Statistics, cache: &BlockCache, keep: &HttpKeep) -> Sample {
+        let traffic = keep.traffic();
         Sample {
+            puts: traffic.puts.load(Ordering::Relaxed),
+            sent_bytes: traffic.sent_bytes.load(Ordering::Relaxed),
             cache: cache.figures(),
             bytes_read: statistics.bytes_read(),
+            bytes_written: statistics.bytes_written(),
             operations: Operation::ALL.map(|(operation, _)| statistics.operation(operation)),
         }
     }
 }
 
 /// Writes the lines every `interval`, for ever.
-pub async fn run(interval: Duration, statistics: Arc<Statistics>, cache: BlockCache) {
-    let mut before = Sample::take(&statistics, &cache);
+pub async fn run(interval: Duration, statistics: Arc<Statistics>, cache: BlockCache, keep: Arc<HttpKeep>) {
+    let mut before = Sample::take(&statistics, &cache, &keep);
     loop {
         tokio::time::sleep(interval).await;
-        let now = Sample::take(&statistics, &cache);
+        let now = Sample::take(&statistics, &cache, &keep);
         // One write for all lines, so that those of other threads do not get in between. A closed stderr is nobody's fault.
         let _ = std::io::stderr().lock().write_all(lines(&now, &before, interval).as_bytes());
         before = now;
@@ -54,10 +63,10 @@ fn lines(now: &Sample, before: &Sample, interval: Duration) -> String {
     let (cache, old) = (&now.cache, &before.cache);
     let (calls, old_calls) = (cache.hits + cache.misses, old.hits + old.misses);
     let operation = |sample: &Sample, operation: Operation| sample.operations[operation as usize].0;
-    line("keepcalls", (0, 0, "put"), (calls, old_calls, "get"));
-    line("net:keep0", (0, 0, "tx"), (cache.fetched_bytes, old.fetched_bytes, "rx"));
+    line("keepcalls", (now.puts, before.puts, "put"), (calls, old_calls, "get"));
+    line("net:keep0", (now.sent_bytes, before.sent_bytes, "tx"), (cache.fetched_bytes, old.fetched_bytes, "rx"));
     line("keepcache", (cache.hits, old.hits, "hit"), (cache.misses, old.misses, "miss"));
-    line("blkio:0:0", (0, 0, "write"), (now.bytes_read, before.bytes_read, "read"));
+    line("blkio:0:0", (now.bytes_written, before.bytes_written, "write"), (now.bytes_read, before.bytes_read, "read"));
     line(
         "fuseops",
         (operation(now, Operation::Write), operation(before, Operation::Write), "write"),

@@ -4,7 +4,8 @@
 //! stderr until the file system is mounted, so that whatever goes wrong is seen where the command was typed; then it
 //! says so on a pipe and lets go of the terminal. If it ends without that word, its exit status is the command's.
 
-use std::io::{Read, Write};
+use std::ffi::OsString;
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
@@ -12,11 +13,26 @@ use std::process::{Command, ExitCode, Stdio};
 /// The word on the pipe.
 const MOUNTED: u8 = b'm';
 
+/// The option that carries the number of the pipe.
+const READY: &str = "--ready-descriptor=";
+
 /// Runs this command line again as a daemon. Returns the exit status of the command.
 pub fn start() -> std::io::Result<ExitCode> {
-    let (mut reader, writer) = std::io::pipe()?;
-    let descriptor = writer.as_raw_fd();
-    let mut words = std::env::args_os();
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = command(&mut std::env::args_os(), &writer);
+    command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    let mut child = command.spawn()?;
+    drop(writer);
+    if is_mounted(reader) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = child.wait()?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1)))
+}
+
+/// A mount's command line as that of a daemon, which says on `pipe` when it has mounted.
+pub(super) fn command(words: &mut dyn Iterator<Item = OsString>, pipe: &PipeWriter) -> Command {
+    let descriptor = pipe.as_raw_fd();
     let name = words.next().unwrap_or_else(|| "arvados".into());
     // The link of the running program, not its path: it may have been replaced or deleted meanwhile.
     let mut command = Command::new("/proc/self/exe");
@@ -24,10 +40,15 @@ pub fn start() -> std::io::Result<ExitCode> {
     // Options may not follow `--exec`'s words or `--`, so ours stands right at the beginning, after the subcommand.
     let is_subcommand = std::path::Path::new(&name).file_name().is_none_or(|name| name != "arv-mount");
     if is_subcommand {
-        command.args(words.by_ref().take(1));
+        command.args(words.next());
     }
-    command.arg("--foreground").arg(format!("--ready-descriptor={descriptor}")).args(words);
-    command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    command.arg("--foreground").arg(format!("{READY}{descriptor}"));
+    // Where the line was a daemon's before, it has the number of a pipe that is gone, at the same place.
+    let mut at = 0;
+    command.args(words.filter(|word| {
+        at += 1;
+        at > 2 || !word.as_encoded_bytes().starts_with(READY.as_bytes())
+    }));
     // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, fcntl).
     unsafe {
         command.pre_exec(move || {
@@ -38,14 +59,13 @@ pub fn start() -> std::io::Result<ExitCode> {
             }
         });
     }
-    let mut child = command.spawn()?;
-    drop(writer);
+    command
+}
+
+/// Waits for the daemon's word that it has mounted, or for its end.
+pub(super) fn is_mounted(mut pipe: PipeReader) -> bool {
     let mut word = [0];
-    if matches!(reader.read(&mut word), Ok(1)) && word[0] == MOUNTED {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let status = child.wait()?;
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1)))
+    matches!(pipe.read(&mut word), Ok(1)) && word[0] == MOUNTED
 }
 
 /// In the daemon: tells the parent that the file system is mounted, and lets go of the terminal and the current directory.
@@ -64,4 +84,26 @@ pub fn is_ready(descriptor: i32) -> std::io::Result<()> {
         }
     }
     pipe.write_all(&[MOUNTED])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(words: &[&str]) -> Vec<String> {
+        let (_reader, writer) = std::io::pipe().expect("a pipe");
+        let command = command(&mut words.iter().map(OsString::from), &writer);
+        let own = format!("{READY}{}", writer.as_raw_fd());
+        let words = command.get_args().map(|word| word.to_string_lossy().replace(&own, "READY"));
+        words.collect()
+    }
+
+    #[test]
+    fn command_line_of_a_daemon_can_be_made_twice() {
+        let once = line(&["arvados", "mount", "--home", "m"]);
+        assert_eq!(once, ["mount", "--foreground", "READY", "--home", "m"]);
+        let twice = line(&["arvados", "mount", "--foreground", "--ready-descriptor=77", "--home", "m"]);
+        assert_eq!(twice, ["mount", "--foreground", "READY", "--foreground", "--home", "m"]);
+        assert_eq!(line(&["/bin/arv-mount", "m"]), ["--foreground", "READY", "m"]);
+    }
 }

@@ -1,13 +1,13 @@
 //! Everything between a checked command line and the end of the mount.
 
 use super::arguments::Arguments;
-use super::{Refusal, command, crunchstat, daemon};
+use super::{Refusal, command, crunchstat, daemon, guardian, writing};
 use crate::actors::environment::Environment;
 use crate::actors::filters::Filters;
 use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget, SMALLEST_LIMIT};
 use crate::fuse::statistics::Statistics;
-use crate::fuse::{self, Mounted, mountpoint};
+use crate::fuse::{self, Mounted, mountpoint, users};
 use crate::remote::api::{Api, HttpApi};
 use crate::remote::keep::HttpKeep;
 use crate::remote::retry::Retries;
@@ -35,11 +35,18 @@ const MEMORY_SHARE: u64 = 8;
 const LEAST_MEMORY: u64 = 4 * crate::keep::MAX_BLOCK_SIZE;
 const MOST_MEMORY: u64 = 16 * crate::keep::MAX_BLOCK_SIZE;
 
+/// Users of a busy mount that the log names one by one.
+const MOST_USERS: usize = 20;
+
 /// Everything that serves the mount.
 struct Service {
     site: Arc<Site>,
     cache: BlockCache,
     statistics: Arc<Statistics>,
+    supervisor: Arc<Supervisor>,
+    keep: Arc<HttpKeep>,
+    /// Who saves what an earlier mount has left.
+    recovering: tokio::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 /// Mounts, serves until the end, and returns the exit status.
@@ -59,11 +66,12 @@ pub(super) fn run(
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mount = %path.display(), "started");
     raise_file_limit();
     let network = network_runtime().map_err(|error| Refusal::failure(format!("cannot start threads: {error}")))?;
-    let service = network.block_on(prepare(arguments, &layout, filters))?;
+    let service = network.block_on(prepare(arguments, &layout, filters, path))?;
     let session = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let session = session.map_err(|error| Refusal::failure(format!("cannot start the session: {error}")))?;
     let code = session.block_on(serve(arguments, &service, &network, path, command));
-    // What is still under way on the network is of no use to anybody.
+    // What is still under way is of no use to anybody.
+    session.shutdown_background();
     network.shutdown_background();
     code
 }
@@ -97,7 +105,7 @@ fn memory_limit(arguments: &Arguments) -> usize {
 }
 
 /// Asks the cluster everything that must be known before there can be a mount.
-async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters) -> Result<Service, Refusal> {
+async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters, path: &Path) -> Result<Service, Refusal> {
     let failure = |error: &dyn std::fmt::Display| Refusal::failure(error.to_string());
     let settings = Settings::load().map_err(|error| failure(&error))?;
     let host = settings.api_host.clone();
@@ -106,23 +114,34 @@ async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters) -> Re
     let api: Arc<dyn Api> = Arc::new(HttpApi::new(network.clone(), retries).map_err(|error| failure(&error))?);
     let user = api.current_user().await.map_err(|error| failure(&error))?;
     let config = api.config().await.map_err(|error| failure(&error))?;
+    let keep = Arc::new(HttpKeep::new(network.clone(), api.clone(), retries));
+    let budget = Budget::new(memory_limit(arguments));
+    let cache = BlockCache::new(keep.clone(), budget.clone());
+    let prepared = match arguments.read_write {
+        true => {
+            Some(writing::prepare(arguments, path, &config, &user.uuid, keep.clone(), budget, cache.clone()).await?)
+        }
+        false => None,
+    };
+    let (writing, recovered) = prepared.map(|it| (it.writing, it.recovered)).unzip();
     let environment = Environment {
         api: api.clone(),
         network: tokio::runtime::Handle::current(),
         refresh: Duration::from_secs(arguments.refresh_time),
         filters,
         substitution: substitution(arguments, config.collections.forward_slash_name_substitution.as_deref()),
+        news: Arc::default(),
+        writing: writing.map(Arc::new),
     };
     let supervisor = Supervisor::start(Arc::new(environment)).map_err(|error| failure(&error))?;
     check(&supervisor, layout).await.map_err(|error| failure(&error))?;
-    let keep = Arc::new(HttpKeep::new(network.clone(), api.clone(), retries));
-    let cache = BlockCache::new(keep, Budget::new(memory_limit(arguments)));
+    let recovering = writing::recover(&supervisor, recovered.unwrap_or_default()).await.into();
     if !arguments.disable_event_listening && layout.can_change() {
         supervisor.listen(events::listen(network, api, events::Options::default()));
     }
     let identity = Identity { host, email: user.email.clone(), user: user.uuid.clone() };
-    let site = Site::new(supervisor, cache.clone(), layout, &identity);
-    Ok(Service { site, cache, statistics: Arc::default() })
+    let site = Site::new(supervisor.clone(), cache.clone(), layout, &identity);
+    Ok(Service { site, cache, statistics: Arc::default(), supervisor, keep, recovering })
 }
 
 /// What stands for a slash in names (arv-mount.md 2.7): `--fsns` as it is, or the cluster's setting.
@@ -187,30 +206,71 @@ async fn serve(
         mountpoint::unmount(path, None, limit).map_err(|error| Refusal::failure(error.to_string()))?;
     }
     let mut signals = Signals::new().map_err(|error| Refusal::failure(format!("cannot watch for signals: {error}")))?;
-    let options = fuse::Options { allow_other: arguments.allow_other, subtype: arguments.subtype.clone() };
+    let options = fuse::Options {
+        allow_other: arguments.allow_other,
+        subtype: arguments.subtype.clone(),
+        writable: arguments.read_write,
+    };
     let mounted = fuse::mount(service.site.clone(), path, &options, service.statistics.clone()).await;
     let mut mounted = mounted.map_err(|error| Refusal::failure(format!("cannot mount {}: {error}", path.display())))?;
+    service.site.set_front_end(mounted.front_end());
+    if let Err(error) = guard(arguments, &mounted).await {
+        tracing::warn!(%error, "no guardian: if this mount is killed, its users may hang until it is unmounted by force");
+    }
     if let Some(descriptor) = arguments.ready_descriptor {
         daemon::is_ready(descriptor)
             .map_err(|error| Refusal::failure(format!("cannot go into the background: {error}")))?;
     }
     if arguments.crunchstat_interval > 0.0 {
         let interval = Duration::from_secs_f64(arguments.crunchstat_interval);
-        network.spawn(crunchstat::run(interval, service.statistics.clone(), service.cache.clone()));
+        network.spawn(crunchstat::run(
+            interval,
+            service.statistics.clone(),
+            service.cache.clone(),
+            service.keep.clone(),
+        ));
     }
     if let Some(words) = command {
         let status = command::run(&words).await;
-        leave(&mut mounted, limit).await;
-        return Ok(ExitCode::from(status));
+        leave(&mut mounted, service, limit).await;
+        let is_saved = finish(service).await;
+        return Ok(match (status, is_saved) {
+            (0, false) => ExitCode::from(super::FAILURE),
+            _ => ExitCode::from(status),
+        });
     }
-    tokio::select! {
-        ended = mounted.ended() => after(&mounted, ended).await,
+    let code = tokio::select! {
+        ended = mounted.ended() => after(&mounted, ended).await?,
         name = signals.next() => {
             tracing::info!(signal = name, "unmounting");
-            leave(&mut mounted, limit).await;
-            Ok(ExitCode::SUCCESS)
+            leave(&mut mounted, service, limit).await;
+            ExitCode::SUCCESS
         }
+    };
+    match finish(service).await {
+        true => Ok(code),
+        false => Ok(ExitCode::from(super::FAILURE)),
     }
+}
+
+/// Saves what is left after the last user is gone. `false`: something could not be saved.
+async fn finish(service: &Service) -> bool {
+    let is_saved = writing::flush(&service.supervisor).await;
+    if is_saved {
+        writing::wait_for(&mut *service.recovering.lock().await).await;
+        writing::close(&service.supervisor);
+    }
+    is_saved
+}
+
+/// Starts the process that watches over the mount. Before the daemon leaves the directory where it was started.
+async fn guard(arguments: &Arguments, mounted: &Mounted) -> std::io::Result<()> {
+    let missing = || std::io::Error::other("the mount is not in the list of mounts");
+    let minor = mounted.minor().ok_or_else(missing)?;
+    let logfile = arguments.logfile.as_ref().map(std::path::absolute).transpose()?;
+    let restart = arguments.restart.then(std::env::current_dir).transpose()?;
+    guardian::start(guardian::Charge { path: mounted.path().to_owned(), minor, logfile, restart }).await;
+    Ok(())
 }
 
 /// The session ended by itself. That is how an unmount looks; if the mount is still there, something went wrong.
@@ -231,13 +291,30 @@ async fn after(mounted: &Mounted, ended: std::io::Result<()>) -> Result<ExitCode
 
 /// Unmounts. Who still has something open keeps the session alive for `limit`; then it ends with the process, and they see
 /// that the file system is gone.
-async fn leave(mounted: &mut Mounted, limit: Duration) {
+async fn leave(mounted: &mut Mounted, service: &Service, limit: Duration) {
+    // Before the mount is taken away, so that those who look see it still there until everything is saved.
+    writing::flush(&service.supervisor).await;
     if !mounted.unmount().await {
+        say_users(mounted, limit).await;
         tracing::warn!(mount = %mounted.path().display(), "still in use: detaching it");
         mounted.detach().await;
     }
     if tokio::time::timeout(limit, mounted.ended()).await.is_err() {
         tracing::warn!(mount = %mounted.path().display(), "still in use: ending it nevertheless");
+    }
+}
+
+/// Says in the log who keeps the mount busy.
+async fn say_users(mounted: &Mounted, limit: Duration) {
+    let Some(minor) = mounted.minor() else { return };
+    // Looking through /proc can wait for a process that waits for us.
+    let users = tokio::task::spawn_blocking(move || users::find(minor));
+    let Ok(Ok(users)) = tokio::time::timeout(limit, users).await else { return };
+    for user in users.iter().take(MOST_USERS) {
+        tracing::warn!(mount = %mounted.path().display(), "still in use by {user}");
+    }
+    if users.len() > MOST_USERS {
+        tracing::warn!(mount = %mounted.path().display(), "still in use by {} more", users.len() - MOST_USERS);
     }
 }
 

@@ -1,6 +1,47 @@
-//! Escaping of stream and file names (`protocol.md` 5.2).
+//! Escaping of stream and file names (`protocol.md` 5.2), and which names can be saved at all.
 
 use std::borrow::Cow;
+
+/// A name at the top of a collection that the controller's file systems keep for themselves: `replace_files` answers 500
+/// (`keep::replace_files`), and mounts show their own file there.
+pub const RESERVED_NAME: &str = ".arvados#collection";
+
+/// The longest name that the kernel passes on and other clients can use (`NAME_MAX`), in bytes.
+pub const MAX_NAME_LENGTH: usize = 255;
+
+/// Why a name can never be saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message says what each is")]
+pub enum NameProblem {
+    #[error("the name is empty")]
+    Empty,
+    #[error("\".\" and \"..\" are no names")]
+    Dots,
+    #[error("the name has a \"/\"")]
+    Slash,
+    #[error("the name has a NUL byte")]
+    Nul,
+    #[error("the name is not UTF-8, which a manifest has to be")]
+    NotUtf8,
+    #[error("the name is longer than 255 bytes")]
+    TooLong,
+    #[error("the server keeps this name for itself at the top of a collection")]
+    Reserved,
+}
+
+/// Whether an entry of this name can be made in a collection, `at_top`: in its top directory. What others have stored may
+/// have names that cannot.
+pub fn check_new_name(name: &[u8], at_top: bool) -> Result<(), NameProblem> {
+    match name {
+        b"" => Err(NameProblem::Empty),
+        b"." | b".." => Err(NameProblem::Dots),
+        _ if name.contains(&b'/') => Err(NameProblem::Slash),
+        _ if name.contains(&0) => Err(NameProblem::Nul),
+        _ if name.len() > MAX_NAME_LENGTH => Err(NameProblem::TooLong),
+        _ if at_top && name == RESERVED_NAME.as_bytes() => Err(NameProblem::Reserved),
+        _ => std::str::from_utf8(name).map(|_| ()).map_err(|_| NameProblem::NotUtf8),
+    }
+}
 
 /// The bytes of an escaped name: `\ooo` (up to `\377`) is a byte, `\\` a backslash, as the Go and Ruby readers have it.
 /// Any other backslash stands for itself. Python decodes `\303\251` to two characters instead; that is its fault alone,

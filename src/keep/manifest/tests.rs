@@ -167,3 +167,24 @@ fn files_are_counted_by_path_and_bytes_by_token() {
     assert_eq!(count(". F B 0:3:a 3:3:a\n. Z 0:3:\\141\n"), summary(1, 9));
     assert_eq!(count(". F 0:3:d/x\n./d B 0:3:x 0:0:y\n"), summary(2, 6));
 }
+
+#[test]
+fn names_that_can_never_be_saved_are_told_with_the_reason() {
+    let long = [b'x'; 256];
+    for (name, problem) in [
+        (&b""[..], NameProblem::Empty),
+        (b".", NameProblem::Dots),
+        (b"..", NameProblem::Dots),
+        (b"a/b", NameProblem::Slash),
+        (b"a\0b", NameProblem::Nul),
+        (b"caf\xe9", NameProblem::NotUtf8),
+        (&long, NameProblem::TooLong),
+        (RESERVED_NAME.as_bytes(), NameProblem::Reserved),
+    ] {
+        assert_eq!(check_new_name(name, true), Err(problem));
+    }
+    for name in [&long[1..], b"...", b" ", b"a:b\\c\n", "café".as_bytes(), b".arvados#project"] {
+        assert_eq!(check_new_name(name, true), Ok(()));
+    }
+    assert_eq!(check_new_name(RESERVED_NAME.as_bytes(), false), Ok(()));
+}

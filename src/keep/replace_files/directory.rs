@@ -3,7 +3,7 @@
 //! Directories and files are shared by reference until one is changed, so that a snapshot of a part costs nothing.
 
 use super::error::Refusal;
-use crate::keep::manifest::{Form, Piece, Writer};
+use crate::keep::manifest::{Form, Piece, RESERVED_NAME, Writer};
 use crate::keep::signature::strip_signature;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -36,8 +36,6 @@ pub(super) struct FilePiece {
     pub(super) length: u64,
 }
 
-/// A name that the controller's file systems keep for themselves, at the top only.
-const SPECIAL: &str = ".arvados#collection";
 /// What the controller says about that name.
 const INVALID_OPERATION: &str = "invalid operation";
 
@@ -74,7 +72,7 @@ impl Directory {
                 Some(node @ Node::Directory(next)) => (directory, found) = (next, Some(node)),
                 Some(Node::File(_)) if wants_directory || depth + 1 < names.len() => return Err(NOT_A_DIRECTORY),
                 Some(file) => return Ok(file.clone()),
-                None if depth == 0 && *name == SPECIAL => return Err(INVALID_OPERATION),
+                None if depth == 0 && *name == RESERVED_NAME => return Err(INVALID_OPERATION),
                 None => return Err(NOT_FOUND),
             }
         }
@@ -117,7 +115,7 @@ impl Directory {
                 }
             })?;
         }
-        if parents.is_empty() && name == SPECIAL {
+        if parents.is_empty() && name == RESERVED_NAME {
             return Err(Refusal::SpecialName { target: target.to_owned() });
         }
         directory.entries.insert(name.as_bytes().to_vec(), node);

@@ -1,9 +1,10 @@
-//! What `stat` shows (arv-mount.md 2.8). Nothing is writable in this tree, so the modes are those of things that are not:
-//! 0555 for directories and files of collections, 0444 for texts that the program makes.
+//! What `stat` shows (arv-mount.md 2.8): 0777 for what can be changed, 0555 for directories and files of collections that
+//! cannot, 0444 for texts that the program makes.
 
 use super::Site;
 use crate::actors::Supervisor;
-use crate::actors::collection::CollectionState;
+use crate::actors::collection::{CollectionState, Kind as CollectionKind};
+use crate::actors::listing::Source;
 use crate::tree::NodeId;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, MagicItem, Object, RECORD_FILE};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 const READABLE: u16 = 0o444;
 const ENTERABLE: u16 = 0o555;
+const WRITABLE: u16 = 0o777;
 
 impl From<DateTime<Utc>> for Timestamp {
     fn from(time: DateTime<Utc>) -> Timestamp {
@@ -27,8 +29,9 @@ pub(super) fn timestamp(time: Option<DateTime<Utc>>) -> Timestamp {
 }
 
 impl Entry {
-    pub(super) fn directory(inode: Inode, modified: Timestamp, valid: Duration) -> Entry {
-        let attributes = Attributes { inode, kind: Kind::Directory, permissions: ENTERABLE, size: 0, modified };
+    pub(super) fn directory(inode: Inode, modified: Timestamp, valid: Duration, is_writable: bool) -> Entry {
+        let permissions = if is_writable { WRITABLE } else { ENTERABLE };
+        let attributes = Attributes { inode, kind: Kind::Directory, permissions, size: 0, modified };
         Entry { attributes, valid }
     }
 
@@ -39,14 +42,14 @@ impl Entry {
 }
 
 /// Attributes of a node of a collection, in the object with this slot.
-pub(super) fn of_node(slot: u32, state: &CollectionState, node: NodeId) -> Attributes {
+pub(super) fn of_node(slot: u32, state: &CollectionState, node: NodeId, is_writable: bool) -> Attributes {
     let number = state.number(node);
     let is_directory = state.snapshot.is_directory(node);
     Attributes {
         inode: Inode::new(slot, number),
         kind: if is_directory { Kind::Directory } else { Kind::File },
-        permissions: ENTERABLE,
-        size: if is_directory { 0 } else { state.snapshot.size(node) },
+        permissions: if is_writable && !state.is_immutable() { WRITABLE } else { ENTERABLE },
+        size: if is_directory { 0 } else { state.size(node, number) },
         modified: timestamp(state.modified(number)),
     }
 }
@@ -64,12 +67,23 @@ pub(super) fn of_door(
         _ => None,
     };
     let modified = loaded.map_or(modified, |state| timestamp(state.record.modified_at));
-    Entry::directory(inode, modified, freshness.of(behind.is_immutable()))
+    let can_change = supervisor.environment().writing.is_some();
+    let is_writable = can_change
+        && match behind {
+            Behind::Collection(id) => CollectionKind::of(id) != CollectionKind::Immutable,
+            Behind::Listing(Source::Project(uuid)) => match supervisor.known_to_be_writable(uuid) {
+                Some(known) => known,
+                // To be asked for again at once, and then found out.
+                None => return Entry::directory(inode, modified, Duration::ZERO, false),
+            },
+            _ => false,
+        };
+    Entry::directory(inode, modified, freshness.of(behind.is_immutable()), is_writable)
 }
 
 impl Site {
     pub(super) fn node_attributes(&self, object: &Object, state: &CollectionState, node: NodeId) -> Attributes {
-        of_node(object.slot, state, node)
+        of_node(object.slot, state, node, self.can_change())
     }
 
     pub(super) fn door(&self, inode: Inode, behind: &Behind, modified: Timestamp) -> Entry {
@@ -91,6 +105,13 @@ impl Site {
     pub(super) async fn attributes(&self, inode: Inode) -> Result<Entry, Error> {
         let object = self.objects.get(inode.slot()).ok_or(Error::Stale)?;
         let number = inode.number();
+        if self.can_change()
+            && let Some(Some(Behind::Listing(Source::Project(uuid)))) = self.behind(&object, number)
+            && let Err(error) = self.is_writable_project(&uuid).await
+        {
+            // Shown as not writable; whoever tries to write is told why not.
+            tracing::debug!(project = uuid, %error, "cannot find out whether a project can be written to");
+        }
         if number == RECORD_FILE {
             let record = object.record.load_full().ok_or(Error::Stale)?;
             return Ok(Entry::text(inode, record.text.len(), record.modified, Duration::ZERO));
@@ -111,7 +132,8 @@ impl Site {
             }
             Content::Collection { cell, .. } => {
                 let state = self.supervisor.collection_state(cell, false).await?;
-                match state.node(number) {
+                let is_there = |node: &NodeId| state.is_immutable() || state.snapshot.is_linked(*node);
+                match state.node(number).filter(|node| is_there(node) || self.handles.has_open(inode)) {
                     Some(node) => {
                         let valid = self.freshness.of(state.is_immutable());
                         Ok(Entry { attributes: self.node_attributes(&object, &state, node), valid })

@@ -11,6 +11,7 @@ use crate::vfs::handle::{Open, OpenDirectory, OpenNames};
 use crate::vfs::object::{Behind, Content, Object, Pinned};
 use crate::vfs::{DirectoryEntry, Entry, Error, Inode, is_showable};
 use std::sync::Arc;
+use std::time::Duration;
 
 impl Site {
     /// What a handle on this directory shows.
@@ -79,9 +80,25 @@ impl Names {
             }
             OpenNames::Collection { state, node } => {
                 let child = child(state, *node, position)?;
-                let attributes = of_node(slot, state, child);
-                let entry = Entry { attributes, valid: self.freshness.of(state.is_immutable()) };
-                Some((state.snapshot.name(child).to_vec(), entry))
+                let name = state.snapshot.name(child).to_vec();
+                let can_change = self.supervisor.environment().writing.is_some();
+                // The names are those of the handle; how they are now is told from the newest state.
+                let newest = match &directory.object.content {
+                    Content::Collection { cell, .. } => cell.load(),
+                    _ => None,
+                };
+                let number = state.number(child);
+                let (now, node) = match &newest {
+                    Some(newest) => (newest, newest.node(number)),
+                    None => (state, Some(child)),
+                };
+                let is_there =
+                    node.is_some_and(|node| now.snapshot.lookup(now.snapshot.parent(node), &name) == Some(node));
+                let (now, node, valid) = match node.filter(|_| is_there) {
+                    Some(node) => (now, node, self.freshness.of(state.is_immutable())),
+                    None => (state, child, Duration::ZERO),
+                };
+                Some((name, Entry { attributes: of_node(slot, now, node, can_change), valid }))
             }
         }
     }

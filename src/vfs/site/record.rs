@@ -5,18 +5,28 @@
 
 use super::Site;
 use super::attributes::timestamp;
+use crate::actors::collection::saving::{Files, Need};
+use crate::actors::collection::{CollectionCell, Kind};
 use crate::actors::listing::Source;
-use crate::vfs::Error;
+use crate::keep::PortableDataHash;
 use crate::vfs::object::{Content, Object, RecordText};
+use crate::vfs::{Error, Timestamp};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 impl Site {
     /// The record of an object, asked for now.
     pub(super) async fn record(&self, object: &Object) -> Result<RecordText, Error> {
         let (record, modified) = match &object.content {
+            Content::Collection { cell, .. } if cell.kind() == Kind::Temporary => self.temporary_record(cell).await?,
             Content::Collection { cell, .. } => {
+                if self.can_change() && cell.kind() == Kind::Mutable {
+                    // What it says is what was written, to the last byte.
+                    self.supervisor.collection_state(cell, false).await?;
+                    self.supervisor.save(cell, Files::All, Need::Server).await?;
+                }
                 let (mut record, manifest) = self.supervisor.collection_record(cell).await?;
                 let manifest = String::from_utf8(manifest).map_err(|error| error.into_bytes());
                 let manifest = manifest.unwrap_or_else(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -34,6 +44,22 @@ impl Site {
             _ => return Err(Error::NotFound),
         };
         Ok(RecordText { text: Bytes::from(text(&record)), modified })
+    }
+}
+
+impl Site {
+    /// What a temporary collection would be if it were saved now: all its bytes are in Keep then.
+    async fn temporary_record(&self, cell: &Arc<CollectionCell>) -> Result<(Map<String, Value>, Timestamp), Error> {
+        let state = self.supervisor.collection_state(cell, false).await?;
+        let Some(writing) = &self.supervisor.environment().writing else { return Err(Error::NotFound) };
+        let manifest = writing.settled_manifest(&state).await?;
+        let mut record = Map::new();
+        let hash = PortableDataHash::of_manifest(&manifest).to_string();
+        record.insert("uuid".into(), Value::Null);
+        record.insert("portable_data_hash".into(), Value::String(hash));
+        record.insert("manifest_text".into(), Value::String(manifest));
+        record.insert("storage_classes_desired".into(), Value::from(writing.storage_classes.clone()));
+        Ok((record, Timestamp::from(chrono::Utc::now())))
     }
 }
 

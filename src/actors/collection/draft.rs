@@ -1,0 +1,92 @@
+//! A file that is open for writing, or changed here and not saved yet.
+//!
+//! Its bytes belong to `dirty`; here is what the collection has to know of it. Writers put their data into the file without
+//! asking the collection's actor, and tell it once that there is a change ([`Draft::announce`]). When a save begins
+//! to look at the file it takes the announcement back first, so that a write that comes later is announced again: a change is
+//! either in what the save sees, or announced after it.
+
+use crate::dirty::DirtyFile;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+pub struct Draft {
+    pub file: Arc<DirtyFile>,
+    /// Handles that may write.
+    writers: AtomicUsize,
+    /// The actor knows that there are changes that no save has begun to look at.
+    is_announced: AtomicBool,
+    /// Somebody was promised that what is in the file is kept (a `close`, an `fsync`): saves take it along although it is
+    /// still open.
+    is_promised: AtomicBool,
+    /// The file's generation that is on the server.
+    saved: AtomicU64,
+}
+
+impl Draft {
+    pub fn new(file: Arc<DirtyFile>) -> Draft {
+        let saved = AtomicU64::new(file.generation());
+        Draft {
+            file,
+            writers: AtomicUsize::new(0),
+            is_announced: AtomicBool::new(false),
+            is_promised: AtomicBool::new(false),
+            saved,
+        }
+    }
+
+    /// A file whose content is not on the server: made here, or found in a journal.
+    pub fn unsaved(file: Arc<DirtyFile>) -> Draft {
+        Draft { saved: AtomicU64::new(u64::MAX), ..Draft::new(file) }
+    }
+
+    pub(super) fn add_writer(&self) {
+        self.writers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Returns whether that was the last one.
+    pub(super) fn remove_writer(&self) -> bool {
+        self.writers.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.writers.load(Ordering::Acquire) > 0
+    }
+
+    /// To be called after each change. `true`: the actor has to be told.
+    pub fn announce(&self) -> bool {
+        !self.is_announced.swap(true, Ordering::AcqRel)
+    }
+
+    /// The actor could not be told.
+    pub fn retract(&self) {
+        self.is_announced.store(false, Ordering::Release);
+    }
+
+    /// A save begins to look at the file.
+    pub(super) fn take_announcement(&self) {
+        self.is_announced.store(false, Ordering::Release);
+    }
+
+    /// Does it have content that is not on the server?
+    pub fn is_changed(&self) -> bool {
+        self.file.generation() != self.saved.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_saved(&self, generation: u64) {
+        self.saved.store(generation, Ordering::Release);
+    }
+
+    pub(super) fn promise(&self) {
+        self.is_promised.store(true, Ordering::Release);
+    }
+
+    /// Everything that was promised is on its way with this save.
+    pub(super) fn keep_promise(&self) -> bool {
+        self.is_promised.swap(false, Ordering::AcqRel)
+    }
+
+    /// Would a save take it along? What is half written is not saved unless somebody asked for it.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_changed() && (!self.is_open() || self.is_promised.load(Ordering::Acquire))
+    }
+}

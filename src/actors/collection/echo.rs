@@ -1,0 +1,123 @@
+//! Telling our own saves from those of others in what the cluster says of changes.
+//!
+//! The event of a save usually arrives before the answer to its request (protocol.md 9.3). So the hash that a save will
+//! lead to is entered here before it is sent, with the hash that it starts from. An event with that hash is an echo. And it
+//! tells what stood there just before: if that is not what we started from, somebody wrote in between, unseen by the conditions
+//! that the save carried, at the very paths that it wrote (design, section 5).
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+/// Saves that are remembered. Their events come within seconds, and a collection is saved a few times a second.
+const MOST: usize = 64;
+
+/// What an event was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Our own save.
+    Echo,
+    /// Somebody else's.
+    Foreign,
+}
+
+/// A save of ours that hit what somebody else had saved in that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overwritten {
+    /// Number of the log record of our save, which has the text that stood there before.
+    pub log: u64,
+    /// What we thought stood there.
+    pub base: String,
+    /// What did.
+    pub found: String,
+}
+
+/// Shared by the actor, which enters its saves, and the event actor, which asks. The lock is a leaf.
+#[derive(Debug, Default)]
+pub struct Echoes {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Result and base of each save.
+    saves: VecDeque<(String, String)>,
+    overwritten: Vec<Overwritten>,
+    /// The hash of the last foreign change.
+    foreign: Option<String>,
+}
+
+impl Echoes {
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A save that leads from `base` to `result` is about to be sent.
+    pub(super) fn expect(&self, result: &str, base: &str) {
+        let mut inner = self.inner();
+        if inner.saves.len() == MOST {
+            inner.saves.pop_front();
+        }
+        inner.saves.push_back((result.to_owned(), base.to_owned()));
+    }
+
+    /// An event says that the collection went from `old` to `new`.
+    pub fn hear(&self, old: Option<&str>, new: Option<&str>, log: u64) -> Heard {
+        let Some(new) = new else { return Heard::Foreign };
+        let mut inner = self.inner();
+        let Some((_, base)) = inner.saves.iter().rev().find(|(result, _)| result == new).cloned() else {
+            inner.foreign = Some(new.to_owned());
+            return Heard::Foreign;
+        };
+        if let Some(old) = old.filter(|old| *old != base && *old != new) {
+            let is_ours = inner.saves.iter().any(|(result, _)| result == old);
+            if !is_ours {
+                inner.overwritten.push(Overwritten { log, base, found: old.to_owned() });
+            }
+        }
+        Heard::Echo
+    }
+
+    /// What was overwritten and not reported yet.
+    pub(super) fn take_overwritten(&self) -> Vec<Overwritten> {
+        std::mem::take(&mut self.inner().overwritten)
+    }
+
+    /// The hash that the last foreign event spoke of.
+    pub(super) fn foreign(&self) -> Option<String> {
+        self.inner().foreign.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_save_is_known_before_its_answer() {
+        let echoes = Echoes::default();
+        echoes.expect("b", "a");
+        assert_eq!(echoes.hear(Some("a"), Some("b"), 1), Heard::Echo);
+        assert_eq!(echoes.hear(Some("b"), Some("c"), 2), Heard::Foreign);
+        assert_eq!(echoes.foreign().as_deref(), Some("c"));
+        assert!(echoes.take_overwritten().is_empty());
+    }
+
+    #[test]
+    fn what_our_save_hit_is_noticed_afterwards() {
+        let echoes = Echoes::default();
+        echoes.expect("b", "a");
+        assert_eq!(echoes.hear(Some("x"), Some("b"), 7), Heard::Echo);
+        let found = Overwritten { log: 7, base: "a".into(), found: "x".into() };
+        assert_eq!(echoes.take_overwritten(), [found]);
+    }
+
+    #[test]
+    fn own_saves_in_a_row_hit_nothing() {
+        let echoes = Echoes::default();
+        echoes.expect("b", "a");
+        echoes.expect("c", "b");
+        assert_eq!(echoes.hear(Some("a"), Some("b"), 1), Heard::Echo);
+        assert_eq!(echoes.hear(Some("b"), Some("c"), 2), Heard::Echo);
+        assert!(echoes.take_overwritten().is_empty());
+    }
+}

@@ -1,0 +1,249 @@
+//! What others have saved, taken into what is shown and changed here.
+//!
+//! The merge itself is `tree`'s. Here are the things around it that only the collection knows: files that are open for
+//! writing or not saved have no blocks yet by which they could be compared, so each stands in the merge as a block of its own
+//! that nothing else is equal to; where both sides have a file of the same size, the bytes are compared; and open files whose
+//! place another client took are remembered, in case somebody goes on writing to them.
+
+use crate::actors::collection::state::CollectionState;
+use crate::actors::collection::{CollectionActor, Writing};
+use crate::actors::{Error, news};
+use crate::cache::RenewLocator;
+use crate::dirty::Part;
+use crate::keep::manifest::Piece;
+use crate::keep::{BlockHash, Locator};
+use crate::tree::{Conflict, Merge, NodeId, Snapshot, diff, merge};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// What becomes of a path that both sides have changed (`--on-conflict`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnConflict {
+    /// Ours keeps its name, theirs goes beside it.
+    #[default]
+    KeepBoth,
+    /// The writer gets an error, and his data stay here.
+    Error,
+    /// Ours takes the place of theirs.
+    Overwrite,
+}
+
+/// Files up to this size are compared byte by byte before two of the same size count as a conflict.
+const MOST_COMPARED: u64 = 64 << 20;
+
+/// A merge that was worked out from a state; it holds if that is still the state.
+pub(super) struct Merged {
+    pub(super) from: Arc<CollectionState>,
+    snapshot: Snapshot,
+    conflicts: Vec<Conflict>,
+    /// Open files that have lost their place, with its path.
+    displaced: Vec<(u32, Vec<u8>)>,
+}
+
+/// Works out what `state` becomes when the server has `theirs`.
+pub(super) async fn work_out(
+    writing: Arc<Writing>,
+    state: Arc<CollectionState>,
+    theirs: Snapshot,
+) -> Result<Merged, Error> {
+    let equal = equal_files(&writing, &state, &theirs).await;
+    let time = Utc::now();
+    let work = tokio::task::spawn_blocking(move || merge_now(&state, &theirs, time, &equal, writing.on_conflict));
+    work.await.map_err(|error| Error::Failed(format!("a merge: {error}")))?
+}
+
+/// A block that nothing is equal to, as large as the file.
+fn stand_in(state: &CollectionState, number: u32) -> Vec<Piece<Locator>> {
+    let size = state.draft(number).map_or(0, |draft| draft.file.size());
+    if size == 0 {
+        return Vec::new();
+    }
+    let locator = Locator::new(BlockHash(rand::random()), size);
+    vec![Piece { block: locator, block_size: size, offset: 0, length: size }]
+}
+
+fn merge_now(
+    state: &Arc<CollectionState>,
+    theirs: &Snapshot,
+    time: DateTime<Utc>,
+    equal: &HashSet<NodeId>,
+    on_conflict: OnConflict,
+) -> Result<Merged, Error> {
+    let mut changed = Vec::new();
+    let mut open = Vec::new();
+    let mut editor = state.snapshot.edit();
+    for (number, draft) in &state.drafts {
+        let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) else { continue };
+        if draft.is_changed() {
+            editor.set_content(node, &stand_in(state, *number))?;
+            changed.push(node);
+        } else if draft.is_open() {
+            open.push((*number, node, state.snapshot.path(node)));
+        }
+    }
+    let mine = editor.finish();
+    let Merge { snapshot, conflicts } =
+        merge(&state.base.snapshot, &mine, theirs, time, |node, _| equal.contains(&node))?;
+    let mut editor = snapshot.edit();
+    for node in changed {
+        let pieces: Vec<_> = state.snapshot.pieces(node).collect();
+        editor.set_content(node, &pieces)?;
+    }
+    if on_conflict != OnConflict::KeepBoth {
+        for conflict in &conflicts {
+            let slash = conflict.kept_as.iter().rposition(|byte| *byte == b'/');
+            let (above, name) = slash
+                .map_or((&b""[..], &conflict.kept_as[..]), |at| (&conflict.kept_as[..at], &conflict.kept_as[at + 1..]));
+            if let Some(directory) = editor.snapshot().find(above) {
+                editor.remove(directory, name)?;
+            }
+        }
+    }
+    let snapshot = editor.finish();
+    let displaced = open.into_iter().filter(|(_, node, _)| !snapshot.is_linked(*node));
+    let displaced = displaced.map(|(number, _, path)| (number, path)).collect();
+    Ok(Merged { from: state.clone(), snapshot, conflicts, displaced })
+}
+
+/// The unsaved files here that are, byte by byte, what the server has at their path.
+async fn equal_files(writing: &Arc<Writing>, state: &Arc<CollectionState>, theirs: &Snapshot) -> HashSet<NodeId> {
+    let mut equal = HashSet::new();
+    for (number, draft) in state.drafts.iter().filter(|(_, draft)| draft.is_changed()) {
+        let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) else { continue };
+        let Some(other) = theirs.find(&state.snapshot.path(node)).filter(|node| !theirs.is_directory(*node)) else {
+            continue;
+        };
+        let size = draft.file.size();
+        if size != theirs.size(other) || size > MOST_COMPARED {
+            continue;
+        }
+        let Ok(parts) = draft.file.read(0, size).await else { continue };
+        let Some(ours) = collect(writing, parts).await else { continue };
+        let pieces = theirs.pieces(other).map(|piece| Part::Stored {
+            locator: piece.block,
+            offset: piece.offset,
+            length: piece.length,
+        });
+        if collect(writing, pieces.collect()).await.is_some_and(|theirs| theirs == ours) {
+            equal.insert(node);
+        }
+    }
+    equal
+}
+
+/// The bytes of a file; `None` if they cannot be had now.
+async fn collect(writing: &Arc<Writing>, parts: Vec<Part>) -> Option<Vec<u8>> {
+    let nothing: Arc<dyn RenewLocator> = Arc::new(NoRenewal);
+    let mut bytes = Vec::new();
+    for part in parts {
+        match part {
+            Part::Bytes(piece) => bytes.extend_from_slice(&piece),
+            Part::Zeros(count) => bytes.resize(bytes.len() + count as usize, 0),
+            Part::Stored { locator, offset, length } => {
+                let block = writing.cache.get(&locator, &nothing).await.ok()?;
+                let (start, end) = (offset as usize, (offset + length) as usize);
+                bytes.extend_from_slice(&block.slice(start..end));
+            }
+        }
+    }
+    Some(bytes)
+}
+
+/// What is compared was signed a moment ago.
+struct NoRenewal;
+
+#[async_trait]
+impl RenewLocator for NoRenewal {
+    async fn renew(&self, _: &Locator) -> Result<Locator, String> {
+        Err("the signature is as new as can be".to_owned())
+    }
+}
+
+impl CollectionActor {
+    /// Takes a merge over: the published state becomes that, with `base` as what the server has. `false`: the state is another
+    /// one meanwhile, and nothing was done.
+    pub(super) fn adopt_merge(&mut self, merged: Merged, next: CollectionState) -> bool {
+        let Some(current) = self.cell.load().filter(|current| Arc::ptr_eq(current, &merged.from)) else { return false };
+        let policy = self.environment.writing.as_ref().map(|writing| writing.on_conflict).unwrap_or_default();
+        if policy == OnConflict::Error
+            && let Some(conflict) = merged.conflicts.first()
+        {
+            for conflict in &merged.conflicts {
+                tracing::error!(
+                    collection = self.cell.key(),
+                    path = %String::from_utf8_lossy(&conflict.path),
+                    "changed here and by another client: ours stays here and is not saved until it is written to again"
+                );
+                self.local.set_aside(&conflict.path);
+            }
+            let path = String::from_utf8_lossy(&conflict.path).into_owned();
+            self.fail_waiters(u64::MAX, &Error::Conflict { path });
+        }
+        for conflict in merged.conflicts.iter().filter(|_| policy != OnConflict::Error) {
+            let path = String::from_utf8_lossy(&conflict.path);
+            let kept_as = String::from_utf8_lossy(&conflict.kept_as);
+            match policy {
+                OnConflict::Overwrite => {
+                    tracing::warn!(collection = self.cell.key(), %path, "changed here and by another client: ours replaces it");
+                }
+                _ => tracing::warn!(
+                    collection = self.cell.key(),
+                    %path,
+                    %kept_as,
+                    "changed here and by another client: both are kept"
+                ),
+            }
+            self.local.touch(&conflict.path, crate::tree::commit::Depth::Tree);
+            if policy == OnConflict::KeepBoth {
+                self.local.touch(&conflict.kept_as, crate::tree::commit::Depth::Tree);
+            }
+        }
+        self.local.displaced.extend(merged.displaced);
+        let mut state = next;
+        state.numbers = current.numbers.clone();
+        state.drafts = current.drafts.clone();
+        let modified = state.record.modified_at;
+        let mut changes = Vec::new();
+        for change in diff(&current.snapshot, &merged.snapshot) {
+            let (above, name) = match change.path.iter().rposition(|byte| *byte == b'/') {
+                Some(slash) => (&change.path[..slash], &change.path[slash + 1..]),
+                None => (&b""[..], &change.path[..]),
+            };
+            let parent = current.snapshot.find(above).map(|node| current.number(node));
+            if let Some(node) = change.new {
+                let number = state.numbers.number(node);
+                let is_same_node = change.old == Some(node);
+                if is_same_node {
+                    state.numbers.set_grown(number, modified);
+                    changes.push(news::Change::Node(number));
+                } else {
+                    stamp_below(&mut state, &merged.snapshot, node, modified);
+                }
+            }
+            if let Some(parent) = parent {
+                if parent != 0 {
+                    state.numbers.set_modified(parent, modified);
+                }
+                changes.push(news::Change::Entry { parent, name: name.to_vec() });
+                changes.push(news::Change::Node(parent));
+            }
+        }
+        state.snapshot = merged.snapshot;
+        state.is_unsaved = !self.local.is_clean() || !self.local.aside.is_empty();
+        self.publish(state);
+        self.environment.news.tell(self.cell.key(), changes);
+        true
+    }
+}
+
+/// What is new has the time of the collection.
+fn stamp_below(state: &mut CollectionState, snapshot: &Snapshot, top: NodeId, modified: Option<DateTime<Utc>>) {
+    let mut pending = vec![top];
+    while let Some(node) = pending.pop() {
+        let number = state.numbers.number(node);
+        state.numbers.set_modified(number, modified);
+        pending.extend(snapshot.children(node));
+    }
+}

@@ -1,0 +1,470 @@
+//! What can be done to the names of a collection, and opening its files for writing: one message each, carried out whole or not
+//! at all, without an await. After it the new state is published, and the answer goes out as soon as what the mount
+//! promises for such a change ([`Need`]) has come about.
+
+use crate::actors::Error;
+use crate::actors::collection::draft::Draft;
+use crate::actors::collection::numbers::Time;
+use crate::actors::collection::saving::Need;
+use crate::actors::collection::state::{CollectionState, Kind};
+use crate::actors::collection::{CollectionActor, Writing};
+use crate::actors::refresh::Reply;
+use crate::dirty::DirtyFile;
+use crate::remote::keep::PutRequest;
+use crate::tree::commit::Depth;
+use crate::tree::{Editor, NodeId, Snapshot, conflict_name};
+use actix::{Context, Handler, Message};
+use chrono::{DateTime, TimeDelta, Utc};
+use std::sync::Arc;
+
+/// A change. Directories and files are named by their numbers, which stay the same whatever happens to their names.
+#[derive(Clone)]
+pub enum Operation {
+    /// Makes an empty file or directory; a file can be opened for writing in the same step.
+    Make { parent: u32, name: Vec<u8>, is_directory: bool, open: bool },
+    /// Removes a file, or an empty directory.
+    Remove { parent: u32, name: Vec<u8>, is_directory: bool },
+    /// `keep`: do not replace what has the new name.
+    Rename { from: u32, name: Vec<u8>, to: u32, new_name: Vec<u8>, keep: bool },
+    /// One more handle that may write to a file.
+    Open { number: u32 },
+    /// One handle less.
+    Close { number: u32 },
+    /// Something was written to a file that is open for writing.
+    Written { number: u32 },
+    /// Somebody set a time.
+    SetModified { number: u32, time: DateTime<Utc> },
+    /// Puts a file or a directory from another collection here.
+    Place { parent: u32, name: Vec<u8>, moved: Moved, keep: bool },
+    /// Takes away what was placed elsewhere, whatever it is. `content` is what was seen there: if it is not that any more, nothing
+    /// is taken away.
+    Take { parent: u32, name: Vec<u8>, moved: Moved },
+}
+
+/// A file or a directory on its way from one collection to another: names and references, no bytes.
+#[derive(Clone)]
+pub struct Moved {
+    pub state: Arc<CollectionState>,
+    pub node: NodeId,
+}
+
+/// What came of it.
+#[derive(Clone)]
+pub struct Applied {
+    /// Of the node that was made, moved or opened.
+    pub number: u32,
+    pub draft: Option<Arc<Draft>>,
+    pub state: Arc<CollectionState>,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Apply {
+    pub operation: Operation,
+    /// What has to be true before the answer.
+    pub need: Need,
+    pub reply: Reply<Applied, Error>,
+}
+
+/// Edits under way, and what else changes with them.
+struct Edit {
+    state: CollectionState,
+    editor: Editor,
+    touched: Vec<(Vec<u8>, Depth)>,
+}
+
+impl Edit {
+    fn of(state: &Arc<CollectionState>) -> Edit {
+        Edit { state: (**state).clone(), editor: state.snapshot.edit(), touched: Vec::new() }
+    }
+
+    fn snapshot(&self) -> &Snapshot {
+        self.editor.snapshot()
+    }
+
+    /// A directory that something is to be changed in.
+    fn directory(&self, number: u32) -> Result<NodeId, Error> {
+        let node = self.state.node(number).ok_or(Error::Gone)?;
+        if !self.snapshot().is_directory(node) {
+            return Err(Error::NotADirectory);
+        }
+        if self.snapshot().is_linked(node) { Ok(node) } else { Err(Error::NotFound) }
+    }
+
+    fn path(&self, directory: NodeId, name: &[u8]) -> Vec<u8> {
+        let mut path = self.snapshot().path(directory);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        path
+    }
+
+    fn touch(&mut self, path: Vec<u8>, depth: Depth) {
+        self.touched.push((path, depth));
+    }
+
+    fn stamp(&mut self, node: NodeId, now: DateTime<Utc>) {
+        let number = self.state.number(node);
+        if number != 0 {
+            self.state.numbers.set_modified(number, Some(now));
+        }
+    }
+
+    /// Forgets the drafts of what is not linked any more, unless somebody still has them open.
+    fn drop_drafts_of(&mut self, node: NodeId) {
+        let number = self.state.number(node);
+        if let Some(draft) = self.state.drafts.get(&number).filter(|draft| !draft.is_open()) {
+            draft.file.discard();
+            self.state.drafts.remove(&number);
+        }
+    }
+
+    fn is_empty(&self, directory: NodeId) -> bool {
+        self.snapshot().children(directory).next().is_none()
+    }
+
+    /// May what is at `target` be replaced by something that is a directory or not (`rename(2)`)?
+    fn check_replace(&self, target: NodeId, by_directory: bool) -> Result<(), Error> {
+        match (by_directory, self.snapshot().is_directory(target)) {
+            (true, false) => Err(Error::NotADirectory),
+            (false, true) => Err(Error::IsADirectory),
+            (true, true) if !self.is_empty(target) => Err(Error::NotEmpty),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl CollectionActor {
+    fn apply(&mut self, operation: Operation) -> Result<Applied, Error> {
+        let state = self.cell.load().ok_or(Error::Gone)?;
+        let writing = self.environment.writing.clone().ok_or(Error::ReadOnly)?;
+        if state.kind() == Kind::Immutable {
+            return Err(Error::ReadOnly);
+        }
+        let now = Utc::now();
+        let mut edit = Edit::of(&state);
+        let mut draft = None;
+        let node = match operation {
+            Operation::Make { parent, name, is_directory, open } => {
+                let directory = edit.directory(parent)?;
+                if edit.snapshot().lookup(directory, &name).is_some() {
+                    return Err(Error::Exists);
+                }
+                let node = match is_directory {
+                    true => edit.editor.make_directory(directory, &name)?,
+                    false => edit.editor.set_file(directory, &name, &[])?,
+                };
+                let path = edit.path(directory, &name);
+                edit.touch(path, Depth::Entry);
+                edit.stamp(directory, now);
+                edit.stamp(node, now);
+                if open {
+                    let number = edit.state.number(node);
+                    let made = Arc::new(Draft::unsaved(new_file(&writing, &edit.state, node, Some(now))));
+                    made.add_writer();
+                    edit.state.drafts.insert(number, made.clone());
+                    draft = Some(made);
+                }
+                node
+            }
+            Operation::Remove { parent, name, is_directory } => {
+                let directory = edit.directory(parent)?;
+                let node = edit.snapshot().lookup(directory, &name).ok_or(Error::NotFound)?;
+                match (is_directory, edit.snapshot().is_directory(node)) {
+                    (true, false) => return Err(Error::NotADirectory),
+                    (false, true) => return Err(Error::IsADirectory),
+                    (true, true) if !edit.is_empty(node) => return Err(Error::NotEmpty),
+                    _ => {}
+                }
+                let path = edit.path(directory, &name);
+                edit.editor.remove(directory, &name)?;
+                edit.touch(path, Depth::Entry);
+                edit.stamp(directory, now);
+                edit.drop_drafts_of(node);
+                node
+            }
+            Operation::Rename { from, name, to, new_name, keep } => {
+                rename(&mut edit, (from, &name), (to, &new_name), keep, now)?
+            }
+            Operation::Open { number } => {
+                let node = edit.state.node(number).ok_or(Error::Gone)?;
+                if edit.snapshot().is_directory(node) {
+                    return Err(Error::IsADirectory);
+                }
+                let known = edit.state.draft(number).cloned();
+                let known = match known {
+                    Some(known) => known,
+                    None if edit.snapshot().is_linked(node) => {
+                        let modified = edit.state.modified(number);
+                        let made = Arc::new(Draft::new(new_file(&writing, &edit.state, node, modified)));
+                        edit.state.drafts.insert(number, made.clone());
+                        made
+                    }
+                    None => return Err(Error::Gone),
+                };
+                known.add_writer();
+                draft = Some(known);
+                node
+            }
+            Operation::Close { number } => {
+                let node = edit.state.node(number).ok_or(Error::Gone)?;
+                let is_linked = edit.snapshot().is_linked(node);
+                if let Some(known) = edit.state.drafts.get(&number).cloned()
+                    && known.remove_writer()
+                {
+                    if !is_linked {
+                        known.file.discard();
+                        edit.state.drafts.remove(&number);
+                        self.local.displaced.remove(&number);
+                    } else if !known.is_changed() && !known.file.is_local() {
+                        edit.state.numbers.set_modified(number, Some(known.file.modified()));
+                        edit.state.drafts.remove(&number);
+                    } else if known.is_changed() {
+                        let path = edit.snapshot().path(node);
+                        edit.touch(path, Depth::Entry);
+                    }
+                }
+                node
+            }
+            Operation::Written { number } => {
+                let node = edit.state.node(number).ok_or(Error::Gone)?;
+                if let Some(path) = self.local.displaced.get(&number).cloned() {
+                    self.resolve_displaced(&mut edit, &writing, number, node, path, now)?;
+                } else if edit.snapshot().is_linked(node) {
+                    let path = edit.snapshot().path(node);
+                    edit.touch(path, Depth::Entry);
+                }
+                node
+            }
+            Operation::SetModified { number, time } => {
+                let node = edit.state.node(number).ok_or(Error::Gone)?;
+                match edit.state.draft(number) {
+                    Some(draft) => draft.file.set_modified(time),
+                    None => edit.state.numbers.set_modified(number, Some(time)),
+                }
+                node
+            }
+            Operation::Place { parent, name, moved, keep } => {
+                let directory = edit.directory(parent)?;
+                if let Some(target) = edit.snapshot().lookup(directory, &name) {
+                    if keep {
+                        return Err(Error::Exists);
+                    }
+                    edit.check_replace(target, moved.state.snapshot.is_directory(moved.node))?;
+                    edit.editor.remove(directory, &name)?;
+                    edit.drop_drafts_of(target);
+                }
+                if files_below(&moved)
+                    .iter()
+                    .any(|(_, file)| moved.state.draft(moved.state.number(*file)).is_some_and(|draft| draft.is_open()))
+                {
+                    // Who writes to it writes into the collection that it is in: the caller copies instead.
+                    return Err(Error::CrossDevice);
+                }
+                let node = edit.editor.copy(&moved.state.snapshot, moved.node, directory, &name)?;
+                let path = edit.path(directory, &name);
+                edit.touch(path, Depth::Tree);
+                edit.stamp(directory, now);
+                hand_over(&mut edit, &moved, node);
+                node
+            }
+            Operation::Take { parent, name, moved } => {
+                let directory = edit.directory(parent)?;
+                let node = edit.snapshot().lookup(directory, &name).ok_or(Error::NotFound)?;
+                if !crate::tree::same_content(&moved.state.snapshot, moved.node, edit.snapshot(), node) {
+                    return Err(Error::Busy);
+                }
+                let path = edit.path(directory, &name);
+                edit.editor.remove(directory, &name)?;
+                edit.touch(path, Depth::Entry);
+                edit.stamp(directory, now);
+                for (_, below) in files_below(&moved) {
+                    // Its bytes belong to the other collection now: nothing is discarded.
+                    let number = edit.state.number(below);
+                    if edit.state.drafts.get(&number).is_some_and(|draft| !draft.is_open()) {
+                        edit.state.drafts.remove(&number);
+                    }
+                }
+                node
+            }
+        };
+        let is_change = !edit.touched.is_empty();
+        for (path, depth) in edit.touched {
+            self.local.touch(&path, depth);
+        }
+        let mut changed = edit.state;
+        changed.snapshot = edit.editor.finish();
+        changed.is_unsaved |= is_change;
+        let number = changed.number(node);
+        let state = self.publish(changed);
+        Ok(Applied { number, draft, state })
+    }
+
+    /// Somebody writes to a file that another client has replaced since it was opened: he did not see that, so both are kept.
+    /// What he writes to has the name, as always; what the other wrote goes beside it.
+    fn resolve_displaced(
+        &mut self,
+        edit: &mut Edit,
+        writing: &Writing,
+        number: u32,
+        node: NodeId,
+        path: Vec<u8>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        use crate::actors::collection::merging::OnConflict;
+        let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => (&path[..slash], &path[slash + 1..]),
+            None => (&b""[..], &path[..]),
+        };
+        let Some(directory) = edit.snapshot().find(above).filter(|node| edit.snapshot().is_directory(*node)) else {
+            return Err(Error::Gone);
+        };
+        if edit.snapshot().lookup(directory, name).is_some() {
+            match writing.on_conflict {
+                OnConflict::Error => {
+                    return Err(Error::Conflict { path: String::from_utf8_lossy(&path).into_owned() });
+                }
+                OnConflict::Overwrite => drop(edit.editor.remove(directory, name)?),
+                OnConflict::KeepBoth => {
+                    let mut time = now;
+                    let mut kept_as = conflict_name(name, time);
+                    while edit.snapshot().lookup(directory, &kept_as).is_some() {
+                        time += TimeDelta::seconds(1);
+                        kept_as = conflict_name(name, time);
+                    }
+                    edit.editor.rename(directory, name, directory, &kept_as)?;
+                    let kept_path = edit.path(directory, &kept_as);
+                    tracing::warn!(
+                        collection = self.cell.key(),
+                        path = %String::from_utf8_lossy(&path),
+                        kept_as = %String::from_utf8_lossy(&kept_path),
+                        "another client changed a file while it was open for writing here: both are kept"
+                    );
+                    edit.touch(kept_path, Depth::Tree);
+                }
+            }
+        }
+        edit.editor.restore(node, directory, name)?;
+        edit.touch(path, Depth::Entry);
+        self.local.displaced.remove(&number);
+        Ok(())
+    }
+}
+
+/// A file with the content that a node has.
+fn new_file(writing: &Writing, state: &CollectionState, node: NodeId, modified: Time) -> Arc<DirtyFile> {
+    let file = writing.store.file(state.snapshot.pieces(node), put_request(writing, state));
+    file.set_modified(modified.unwrap_or_default());
+    file
+}
+
+/// How new data of a collection are to be stored (arv-mount.md 3.2: as its record asks, else as the mount was told to).
+pub(super) fn put_request(writing: &Writing, state: &CollectionState) -> PutRequest {
+    let classes = match state.record.storage_classes_desired.is_empty() {
+        true => writing.storage_classes.clone(),
+        false => state.record.storage_classes_desired.clone(),
+    };
+    PutRequest { replicas: state.record.replication_desired, storage_classes: classes }
+}
+
+fn rename(
+    edit: &mut Edit,
+    (from, name): (u32, &[u8]),
+    (to, new_name): (u32, &[u8]),
+    keep: bool,
+    now: DateTime<Utc>,
+) -> Result<NodeId, Error> {
+    let (source, target) = (edit.directory(from)?, edit.directory(to)?);
+    let node = edit.snapshot().lookup(source, name).ok_or(Error::NotFound)?;
+    let is_directory = edit.snapshot().is_directory(node);
+    let replaced = edit.snapshot().lookup(target, new_name);
+    if let Some(replaced) = replaced {
+        if keep {
+            return Err(Error::Exists);
+        }
+        if replaced == node {
+            return Ok(node);
+        }
+        edit.check_replace(replaced, is_directory)?;
+    }
+    let (old_path, new_path) = (edit.path(source, name), edit.path(target, new_name));
+    edit.editor.rename(source, name, target, new_name)?;
+    let depth = if is_directory { Depth::Tree } else { Depth::Entry };
+    edit.touch(old_path, depth);
+    edit.touch(new_path, depth);
+    edit.stamp(source, now);
+    edit.stamp(target, now);
+    if let Some(replaced) = replaced {
+        edit.drop_drafts_of(replaced);
+    }
+    // The old name goes with the next save, so what is behind the new one has to go with it, half written or not.
+    let numbers = edit.state.numbers.clone();
+    for (number, draft) in &edit.state.drafts {
+        let is_moved =
+            numbers.node(edit.editor.snapshot(), *number).is_some_and(|file| is_below(edit.snapshot(), file, node));
+        if is_moved && draft.is_changed() {
+            draft.promise();
+        }
+    }
+    Ok(node)
+}
+
+fn is_below(snapshot: &Snapshot, mut node: NodeId, top: NodeId) -> bool {
+    while node != top {
+        if node == NodeId::ROOT {
+            return false;
+        }
+        node = snapshot.parent(node);
+    }
+    true
+}
+
+/// The files of what is moved, with the path of each below it.
+fn files_below(moved: &Moved) -> Vec<(Vec<Vec<u8>>, NodeId)> {
+    let snapshot = &moved.state.snapshot;
+    let mut files = Vec::new();
+    let mut pending = vec![(Vec::new(), moved.node)];
+    while let Some((path, node)) = pending.pop() {
+        if !snapshot.is_directory(node) {
+            files.push((path, node));
+            continue;
+        }
+        for child in snapshot.children(node) {
+            let mut below = path.clone();
+            below.push(snapshot.name(child).to_vec());
+            pending.push((below, child));
+        }
+    }
+    files
+}
+
+/// Unsaved data of what was moved from another collection come along, by reference.
+fn hand_over(edit: &mut Edit, moved: &Moved, top: NodeId) {
+    if moved.state.drafts.is_empty() {
+        return;
+    }
+    for (path, file) in files_below(moved) {
+        let Some(draft) = moved.state.draft(moved.state.number(file)).filter(|draft| draft.is_changed()) else {
+            continue;
+        };
+        let here = path.iter().try_fold(top, |directory, name| edit.editor.snapshot().lookup(directory, name));
+        if let Some(node) = here {
+            let number = edit.state.number(node);
+            edit.state.drafts.insert(number, Arc::new(Draft::unsaved(draft.file.clone())));
+        }
+    }
+}
+
+impl Handler<Apply> for CollectionActor {
+    type Result = ();
+
+    fn handle(&mut self, Apply { operation, need, reply }: Apply, context: &mut Context<Self>) {
+        match self.apply(operation) {
+            Err(error) => drop(reply.send(Err(error))),
+            Ok(applied) => self.answer_when(need, context, move |result| {
+                let _ = reply.send(result.map(|()| applied));
+            }),
+        }
+    }
+}

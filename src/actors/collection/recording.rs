@@ -1,0 +1,299 @@
+//! What the journal is told, and what is made of it after a crash.
+//!
+//! A record says what a path is now (a file with its content, a directory, nothing) and what the server had there. So a replay
+//! needs no earlier state: it takes what the server has today, puts back at the recorded paths what it had then, applies
+//! the records, and merges the three.
+
+use crate::actors::Error;
+use crate::actors::collection::Writing;
+use crate::actors::collection::draft::Draft;
+use crate::actors::collection::state::CollectionState;
+use crate::dirty::content::{Extent, Source};
+use crate::dirty::{Content, Scratch};
+use crate::journal::{Base, Change, Journal, Operation, Piece as RecordedPiece, Sequence};
+use crate::keep::Locator;
+use crate::keep::manifest::Piece;
+use crate::remote::keep::PutRequest;
+use crate::tree::commit::{Depth, Touched};
+use crate::tree::{Editor, NodeId, Snapshot};
+use chrono::Utc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// Files with at most so many bytes that are not in Keep have them in the record itself: below this, a file of its own costs
+/// more than the bytes.
+const INLINE: u64 = 64 << 10;
+
+/// Writes down what is at the touched paths. `files` are written down although they are open for writing; others that are
+/// open are left out, for nobody was promised anything of them.
+pub(super) async fn record(
+    journal: &Arc<Journal>,
+    uuid: &str,
+    state: &Arc<CollectionState>,
+    touched: &Touched,
+    files: &HashSet<u32>,
+    durable: bool,
+) -> Result<Option<Sequence>, Error> {
+    let mut changes = Vec::new();
+    for (path, depth) in touched.iter() {
+        of_path(state, path, depth, files, durable, &mut changes).await?;
+    }
+    let (journal, uuid) = (journal.clone(), uuid.to_owned());
+    let work = tokio::task::spawn_blocking(move || {
+        let mut last = None;
+        for change in changes {
+            last = Some(journal.append(&uuid, &change, false)?);
+        }
+        if durable {
+            journal.sync()?;
+        }
+        Ok(last)
+    });
+    work.await.map_err(|error| Error::Failed(format!("writing to the journal: {error}")))?
+}
+
+async fn of_path(
+    state: &CollectionState,
+    path: &[u8],
+    depth: Depth,
+    files: &HashSet<u32>,
+    durable: bool,
+    changes: &mut Vec<Change>,
+) -> Result<(), Error> {
+    let (base, mine) = (&state.base.snapshot, &state.snapshot);
+    let (before, now) = (base.find(path), mine.find(path));
+    // Also what the server never had: an earlier record may speak of it.
+    let Some(now) = now else {
+        changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
+        return Ok(());
+    };
+    let is_directory = mine.is_directory(now);
+    let same_kind = before.is_some_and(|before| base.is_directory(before) == is_directory);
+    if (before.is_some() && !same_kind) || depth == Depth::Tree {
+        changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
+    }
+    let mut pending = vec![(path.to_vec(), now)];
+    while let Some((path, node)) = pending.pop() {
+        let recorded = bases(base, &path, base.find(&path).filter(|before| !base.is_directory(*before)));
+        if mine.is_directory(node) {
+            if !path.is_empty() {
+                changes.push(change(Operation::MakeDirectory { path: path.clone() }, recorded));
+            }
+            if depth == Depth::Tree {
+                for child in mine.children(node) {
+                    let mut below = path.clone();
+                    if !below.is_empty() {
+                        below.push(b'/');
+                    }
+                    below.extend_from_slice(mine.name(child));
+                    pending.push((below, child));
+                }
+            }
+            continue;
+        }
+        let number = state.number(node);
+        let content = match state.draft(number) {
+            Some(draft) if draft.is_open() && !files.contains(&number) => continue,
+            Some(draft) => draft.file.persist(INLINE, durable).await?,
+            None => stored(mine, node),
+        };
+        let modified = state.modified(number);
+        changes.push(change(Operation::File { path, content, modified }, recorded));
+    }
+    Ok(())
+}
+
+fn change(operation: Operation, bases: Vec<(Vec<u8>, Base)>) -> Change {
+    Change { operation, bases, time: Utc::now() }
+}
+
+/// What the server has at a path; of a directory everything in it.
+fn bases(base: &Snapshot, path: &[u8], node: Option<NodeId>) -> Vec<(Vec<u8>, Base)> {
+    let Some(top) = node else {
+        return if base.find(path).is_none() { vec![(path.to_vec(), Base::Absent)] } else { Vec::new() };
+    };
+    let mut result = Vec::new();
+    let mut pending = vec![(path.to_vec(), top)];
+    while let Some((path, node)) = pending.pop() {
+        if base.is_directory(node) {
+            for child in base.children(node) {
+                let below = [&path[..], b"/", base.name(child)].concat();
+                pending.push((below, child));
+            }
+            result.push((path, Base::Directory));
+        } else {
+            let pieces = base.pieces(node).map(|piece| RecordedPiece {
+                locator: piece.block.as_str().to_owned(),
+                block_size: piece.block_size,
+                offset: piece.offset,
+                length: piece.length,
+            });
+            result.push((path, Base::File { pieces: pieces.collect() }));
+        }
+    }
+    result
+}
+
+fn stored(snapshot: &Snapshot, node: NodeId) -> Content {
+    let extent = |piece: Piece<Locator>| Extent {
+        length: piece.length,
+        source: Source::Stored {
+            locator: piece.block.as_str().to_owned(),
+            block_size: piece.block_size,
+            offset: piece.offset,
+        },
+    };
+    Content { size: snapshot.size(node), backing: None, extents: snapshot.pieces(node).map(extent).collect() }
+}
+
+/// A journal's changes to one collection, on top of what the server has today.
+pub(super) struct Replayed {
+    /// What the server had when they were made.
+    pub(super) base: Snapshot,
+    pub(super) mine: Snapshot,
+    pub(super) drafts: Vec<(NodeId, Arc<Draft>)>,
+    pub(super) touched: Touched,
+}
+
+/// Applies the changes. What cannot be applied is an error that says which, and nothing is lost: the journal stays.
+pub(super) fn replay(
+    writing: &Writing,
+    today: &Snapshot,
+    changes: &[(Sequence, Change)],
+    scratch: &Arc<Scratch>,
+    request: &PutRequest,
+) -> Result<Replayed, Error> {
+    let mut touched = Touched::default();
+    let mut latest: BTreeMap<&[u8], &Base> = BTreeMap::new();
+    for (_, change) in changes {
+        latest.extend(change.bases.iter().map(|(path, base)| (&path[..], base)));
+    }
+    let mut base = today.edit();
+    for (path, was) in latest {
+        match was {
+            Base::Absent => remove(&mut base, path)?,
+            Base::Directory => {
+                remove(&mut base, path)?;
+                directories(&mut base, path)?;
+            }
+            Base::File { pieces } => {
+                let pieces = pieces.iter().map(piece).collect::<Result<Vec<_>, Error>>()?;
+                put(&mut base, path, &pieces)?;
+            }
+        }
+    }
+    let base = base.finish();
+    let mut mine = base.edit();
+    let mut contents: BTreeMap<Vec<u8>, (&Content, Option<chrono::DateTime<Utc>>)> = BTreeMap::new();
+    for (_, change) in changes {
+        let path = change.operation.path();
+        match &change.operation {
+            Operation::File { path, content, modified } => {
+                put(&mut mine, path, &[])?;
+                contents.insert(path.clone(), (content, *modified));
+            }
+            Operation::MakeDirectory { path } => drop(directories(&mut mine, path)?),
+            Operation::Remove { path } => {
+                remove(&mut mine, path)?;
+                contents.retain(|other, _| other != path && !is_inside(other, path));
+            }
+            Operation::Rename { from, to } => {
+                touched.touch(to, Depth::Tree);
+                let Some(node) = mine.snapshot().find(from) else { continue };
+                let (source, name) = (mine.snapshot().parent(node), mine.snapshot().name(node).to_vec());
+                let (above, new_name) = split(to);
+                let target = directories(&mut mine, above)?;
+                mine.rename(source, &name, target, new_name)?;
+            }
+            Operation::Modified { .. } => {}
+        }
+        touched.touch(path, Depth::Tree);
+    }
+    let mut drafts = Vec::new();
+    for (path, (content, modified)) in contents {
+        let Some(node) = mine.snapshot().find(&path) else { continue };
+        let file = writing.store.restore(content, Some(scratch), request.clone())?;
+        if let Some(modified) = modified {
+            file.set_modified(modified);
+        }
+        drafts.push((node, Arc::new(Draft::unsaved(file))));
+    }
+    Ok(Replayed { base, mine: mine.finish(), drafts, touched })
+}
+
+fn piece(recorded: &RecordedPiece) -> Result<Piece<Locator>, Error> {
+    let wrong =
+        |error: crate::keep::locator::LocatorError| Error::Failed(format!("a journal with a bad locator: {error}"));
+    let block = recorded.locator.parse().map_err(wrong)?;
+    Ok(Piece { block, block_size: recorded.block_size, offset: recorded.offset, length: recorded.length })
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn is_inside(path: &[u8], directory: &[u8]) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.first() == Some(&b'/'))
+}
+
+fn remove(editor: &mut Editor, path: &[u8]) -> Result<(), Error> {
+    let (above, name) = split(path);
+    if let Some(directory) = editor.snapshot().find(above)
+        && editor.snapshot().lookup(directory, name).is_some()
+    {
+        editor.remove(directory, name)?;
+    }
+    Ok(())
+}
+
+/// The directory at a path, made with those above it; a file in the way is removed.
+fn directories(editor: &mut Editor, path: &[u8]) -> Result<NodeId, Error> {
+    let mut directory = NodeId::ROOT;
+    for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        directory = match editor.snapshot().lookup(directory, name) {
+            Some(found) if editor.snapshot().is_directory(found) => found,
+            found => {
+                if found.is_some() {
+                    editor.remove(directory, name)?;
+                }
+                editor.make_directory(directory, name)?
+            }
+        };
+    }
+    Ok(directory)
+}
+
+fn put(editor: &mut Editor, path: &[u8], pieces: &[Piece<Locator>]) -> Result<(), Error> {
+    let (above, name) = split(path);
+    let directory = directories(editor, above)?;
+    if let Some(found) = editor.snapshot().lookup(directory, name)
+        && editor.snapshot().is_directory(found)
+    {
+        editor.remove(directory, name)?;
+    }
+    editor.set_file(directory, name, pieces)?;
+    Ok(())
+}
+
+impl Writing {
+    /// Brings everything that a state has to Keep and returns its manifest, with signatures: what `.arvados#collection` of a
+    /// temporary collection says (arv-mount.md 2.6).
+    pub async fn settled_manifest(&self, state: &Arc<CollectionState>) -> Result<String, Error> {
+        let mut due: Vec<(Vec<u8>, NodeId, Arc<Draft>)> = Vec::new();
+        for (number, draft) in &state.drafts {
+            if let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) {
+                due.push((state.snapshot.path(node), node, draft.clone()));
+            }
+        }
+        due.sort_by(|one, other| one.0.cmp(&other.0));
+        let files: Vec<_> = due.iter().map(|(_, _, draft)| draft.file.clone()).collect();
+        let mut editor = state.snapshot.edit();
+        for ((_, node, _), settled) in due.iter().zip(self.store.settle(&files).await) {
+            editor.set_content(*node, &settled?.pieces)?;
+        }
+        Ok(editor.finish().to_manifest(crate::keep::manifest::Form::Python))
+    }
+}

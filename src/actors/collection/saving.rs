@@ -1,0 +1,619 @@
+//! When what was changed here is saved, and who waits for it.
+//!
+//! Changes are counted. A save takes all that there is when it begins, so whoever waits for change 7 is served by the first save that
+//! began after it, together with everybody else: closes that come while a save is under way share the next one. Where several
+//! writers close at the same time, the next save waits a moment for the others ([`GROUP_SHARE`]); a lone writer never waits.
+//!
+//! Only one thing at a time is done for a collection: a save, a look at the server, or a merge. Each starts from the state that is
+//! published then and ends in a handler, so none can undo what another did meanwhile. Readers notice nothing of it.
+//!
+//! The journal is written in the same manner: one task at a time writes down, for the paths that were touched, what they are *now*,
+//! so any number of changes to a path that wait for the journal are one record, and the order of records needs no further
+//! thought. What is in the journal is marked as settled there when a save that began later has ended.
+
+use crate::actors::Error;
+use crate::actors::collection::commit::{Commit, Outcome};
+use crate::actors::collection::guard::Guard;
+use crate::actors::collection::state::{CollectionState, Kind};
+use crate::actors::collection::{CollectionActor, CollectionCell, recording};
+use crate::actors::refresh::Reply;
+use crate::actors::work::Work;
+use crate::dirty::DirtyFile;
+use crate::journal::Sequence;
+use crate::tree::commit::{Depth, GoText, Touched};
+use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// When changes are saved (`--sync`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Before `close` returns.
+    Close,
+    /// Before `fsync` returns; otherwise some time later.
+    Fsync,
+    /// When nothing was changed for this long.
+    Idle(Duration),
+    /// Every so often.
+    Periodic(Duration),
+    /// When the mount ends, or `.arvados#collection` is read.
+    Exit,
+}
+
+/// What has to be true before somebody is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing more.
+    Nothing,
+    /// In the journal: it survives the death of the process.
+    Journal,
+    /// In the journal and on the disk: it survives the death of the machine.
+    Disk,
+    /// On the server.
+    Server,
+}
+
+/// How long changes that nobody waits for (a `mkdir`, a `mknod`) wait for company under `--sync=close`. Short enough that others
+/// soon see them, long enough that the files that mostly follow are saved with them.
+const ALONE: Duration = Duration::from_secs(1);
+/// The same under `--sync=fsync`, where closed files may wait: as long as the kernel lets dirty pages wait by default.
+const LAZY: Duration = Duration::from_secs(30);
+/// How often a series of changes that never pauses may put off a save that waits for a pause.
+const MOST_PAUSES: u32 = 10;
+
+/// When several writers close at once, the next save waits for this share of the time that the last one took, so that those
+/// which were told that the last save has ended can join it with their next file.
+const GROUP_SHARE: u32 = 6;
+/// But at most this long: more than it takes a program to write and close a small file.
+const LONGEST_GROUP: Duration = Duration::from_millis(20);
+const SHORTEST_GROUP: Duration = Duration::from_millis(2);
+
+/// The first pause after a save that failed, when nobody asks for it; they double up to the longest.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+/// Refusals in a row because somebody else was faster. Each is followed by a merge and a pause that grows, so this is minutes of
+/// others saving all the time.
+const MOST_REFUSALS: u32 = 40;
+/// The longest of those pauses.
+const LONGEST_YIELD: Duration = Duration::from_millis(800);
+
+/// Is told when what was needed has come about, or will not.
+type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+struct Waiter {
+    change: u64,
+    answer: Answer,
+}
+
+/// What is changed here and not saved yet.
+pub(super) struct Local {
+    /// Number of the last change.
+    pub(super) changes: u64,
+    /// The last change that the server has.
+    saved: u64,
+    pub(super) touched: Touched,
+    /// What is not saved although it was touched.
+    pub(super) aside: Touched,
+    /// Open files whose place another client took, with the path they had.
+    pub(super) displaced: HashMap<u32, Vec<u8>>,
+    /// The server's text, when it was needed before.
+    pub(super) text: Option<GoText>,
+    pub(super) guard: Guard,
+    waiters: Vec<Waiter>,
+    /// A save is under way, with what it has taken along.
+    running: Option<Running>,
+    /// How long the last save took, and how many waited for it.
+    last: Option<(Duration, usize)>,
+    timer: Option<(SpawnHandle, Instant)>,
+    pauses: u32,
+    failures: u32,
+    pub(super) refusals: u32,
+    /// Nobody stops the actor while it has something that is not saved.
+    keeps: Option<Arc<CollectionCell>>,
+    journal: Writing,
+    /// Saved files whose backing the journal may still speak of: they go when it does not any more.
+    pub(super) finished: Vec<Arc<DirtyFile>>,
+}
+
+struct Running {
+    touched: Touched,
+    promised: Vec<u32>,
+    change: u64,
+    began: Instant,
+    waiting: usize,
+}
+
+/// What the journal has, and who waits for it.
+#[derive(Default)]
+struct Writing {
+    touched: Touched,
+    waiters: Vec<Answer>,
+    /// Files that have to be written down as they are, though they may be open still.
+    files: HashSet<u32>,
+    is_durable: bool,
+    is_running: bool,
+    /// Up to which change the records up to a sequence tell.
+    marks: Vec<(u64, Sequence)>,
+}
+
+impl Default for Local {
+    fn default() -> Local {
+        Local {
+            changes: 0,
+            saved: 0,
+            touched: Touched::default(),
+            aside: Touched::default(),
+            displaced: HashMap::new(),
+            text: None,
+            guard: Guard::default(),
+            waiters: Vec::new(),
+            running: None,
+            last: None,
+            timer: None,
+            pauses: 0,
+            failures: 0,
+            refusals: 0,
+            keeps: None,
+            journal: Writing::default(),
+            finished: Vec::new(),
+        }
+    }
+}
+
+impl Local {
+    pub(super) fn touch(&mut self, path: &[u8], depth: Depth) {
+        self.aside.remove(path);
+        self.touched.touch(path, depth);
+        self.journal.touched.touch(path, depth);
+        self.changes += 1;
+    }
+
+    /// Is there anything that the server does not have?
+    pub(super) fn is_clean(&self) -> bool {
+        self.touched.is_empty() && self.running.is_none()
+    }
+
+    pub(super) fn is_saving(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// A path that was changed here and by others is not saved until it is changed here again (`--on-conflict=error`).
+    pub(super) fn set_aside(&mut self, path: &[u8]) {
+        self.aside.touch(path, Depth::Entry);
+    }
+
+    /// From now on nobody stops the actor.
+    pub(super) fn keep(&mut self, cell: &Arc<CollectionCell>) {
+        self.keeps = Some(cell.clone());
+    }
+
+    /// A journal of an earlier mount was taken over: its changes are to be saved, and need not be written down again.
+    pub(super) fn adopt(&mut self, touched: Touched) {
+        self.touched.extend(&touched);
+        self.changes += 1;
+    }
+}
+
+/// Saves, or makes sure that nothing gets lost.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Save {
+    /// Which half-written files are to be taken along, too.
+    pub files: Files,
+    pub need: Need,
+    pub reply: Reply<Arc<CollectionState>, Error>,
+}
+
+/// Files that are still open for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    None,
+    One(u32),
+    /// This one is written down as it is, but saves need not take it along: it was made and has nothing in it yet.
+    New(u32),
+    All,
+}
+
+impl CollectionActor {
+    /// Tells `answer` as soon as what is `need`ed for everything up to now has come about.
+    pub(super) fn answer_when(
+        &mut self,
+        need: Need,
+        context: &mut Context<Self>,
+        answer: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        let is_temporary = self.cell.kind() == Kind::Temporary;
+        match need {
+            _ if is_temporary => answer(Ok(())),
+            Need::Server if self.local.saved == self.local.changes && !self.has_due_drafts() => answer(Ok(())),
+            Need::Server => self.local.waiters.push(Waiter { change: self.local.changes, answer: Box::new(answer) }),
+            Need::Journal | Need::Disk => {
+                self.local.journal.waiters.push(Box::new(answer));
+                self.local.journal.is_durable |= need == Need::Disk;
+                self.write_journal(context);
+            }
+            Need::Nothing => answer(Ok(())),
+        }
+        self.after_change(context);
+    }
+
+    fn has_due_drafts(&self) -> bool {
+        self.cell.load().is_some_and(|state| state.drafts.values().any(|draft| draft.is_due()))
+    }
+
+    /// Is there anything that a save could take along now?
+    fn has_work(&self) -> bool {
+        !self.local.touched.is_empty()
+    }
+
+    /// Sees to it that what was changed is saved when it should be.
+    fn after_change(&mut self, context: &mut Context<Self>) {
+        if self.cell.kind() != Kind::Mutable {
+            return;
+        }
+        if self.has_work() && self.local.keeps.is_none() {
+            self.local.keeps = Some(self.cell.clone());
+        }
+        if !self.local.waiters.is_empty() {
+            self.save_soon(context);
+        } else if self.has_work() {
+            self.save_later(context);
+        }
+    }
+
+    /// Somebody waits.
+    fn save_soon(&mut self, context: &mut Context<Self>) {
+        if self.is_busy() {
+            return;
+        }
+        let company = self.local.last.filter(|(_, waiting)| *waiting > 1 || self.local.waiters.len() > 1);
+        match company {
+            // Those who waited for the last save come back within moments.
+            Some((took, waiting)) if self.local.waiters.len() < waiting => {
+                self.save_in((took / GROUP_SHARE).clamp(SHORTEST_GROUP, LONGEST_GROUP), context);
+            }
+            _ => self.save(context),
+        }
+    }
+
+    /// Nobody waits.
+    fn save_later(&mut self, context: &mut Context<Self>) {
+        let Some(writing) = self.environment.writing.as_ref() else { return };
+        let is_due = self.has_due_drafts();
+        match writing.sync {
+            SyncMode::Close if is_due => self.save_in(SHORTEST_GROUP, context),
+            SyncMode::Close => self.save_in(ALONE, context),
+            SyncMode::Fsync => self.save_in(LAZY, context),
+            SyncMode::Periodic(pause) => self.save_in(pause, context),
+            SyncMode::Idle(pause) => {
+                if self.local.pauses < MOST_PAUSES
+                    && let Some((timer, at)) = self.local.timer
+                    && self.local.failures == 0
+                    && at.saturating_duration_since(Instant::now()) < pause / 2
+                {
+                    context.cancel_future(timer);
+                    self.local.timer = None;
+                    self.local.pauses += 1;
+                }
+                self.save_in(pause, context);
+            }
+            SyncMode::Exit => {}
+        }
+    }
+
+    /// Saves after `pause`, or earlier if that is planned already.
+    fn save_in(&mut self, pause: Duration, context: &mut Context<Self>) {
+        let at = Instant::now() + pause;
+        if let Some((timer, planned)) = self.local.timer {
+            if planned <= at {
+                return;
+            }
+            context.cancel_future(timer);
+        }
+        let timer = context.run_later(pause, |actor, context| {
+            actor.local.timer = None;
+            actor.local.pauses = 0;
+            actor.save(context);
+        });
+        self.local.timer = Some((timer, at));
+    }
+
+    /// Begins a save, unless something else is under way: then it comes after that.
+    pub(super) fn save(&mut self, context: &mut Context<Self>) {
+        if self.is_busy() || self.cell.kind() != Kind::Mutable {
+            return;
+        }
+        if let Some((timer, _)) = self.local.timer.take() {
+            context.cancel_future(timer);
+        }
+        let (Some(state), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
+        if self.local.touched.is_empty() {
+            self.was_saved_up_to(self.local.changes);
+            return;
+        }
+        let mut promised = Vec::new();
+        for (number, draft) in &state.drafts {
+            draft.take_announcement();
+            if draft.keep_promise() {
+                promised.push(*number);
+            }
+        }
+        let mut touched = std::mem::take(&mut self.local.touched);
+        for (path, _) in self.local.aside.iter() {
+            touched.remove(path);
+        }
+        let change = self.local.changes;
+        let waiting = self.local.waiters.len();
+        let commit = Commit {
+            environment: self.environment.clone(),
+            writing,
+            cell: self.cell.clone(),
+            state,
+            touched: touched.clone(),
+            aside: self.local.aside.clone(),
+            promised: promised.clone(),
+            text: self.local.text.take(),
+            guard: self.local.guard.plan(Instant::now()),
+        };
+        self.local.running = Some(Running { touched, promised, change, began: Instant::now(), waiting });
+        let work = Work::start(&self.environment.network, format!("saving {}", self.cell.key()), async move {
+            Ok(commit.run().await)
+        });
+        context.spawn(work.into_actor(self).map(|result, actor, context| {
+            let outcome = result.unwrap_or_else(|error| (None, Outcome::Failed(error)));
+            actor.save_ended(outcome, context);
+        }));
+    }
+
+    fn save_ended(&mut self, (text, outcome): (Option<GoText>, Outcome), context: &mut Context<Self>) {
+        let Some(running) = self.local.running.take() else { return };
+        self.local.text = text;
+        match outcome {
+            Outcome::Saved(saved) => {
+                self.local.failures = 0;
+                self.local.refusals = 0;
+                self.local.last = Some((running.began.elapsed(), running.waiting));
+
+                let is_complete = saved.is_complete;
+                let (left, problem) = self.adopt_saved(saved, &running.touched);
+                self.local.touched.extend(&left);
+                if !is_complete {
+                    // Others are in what the server has now: it must be fetched before the next save.
+                    self.local.text = None;
+                    self.local.guard.saw_others(Instant::now());
+                    self.needs_whole = true;
+                    self.fetch(context);
+                }
+                match problem {
+                    None => self.was_saved_up_to(running.change),
+                    Some(error) => self.fail_waiters(running.change, &error),
+                }
+            }
+            Outcome::Refused => {
+                self.take_back(running);
+                self.local.text = None;
+                self.local.refusals += 1;
+                self.local.guard.saw_others(Instant::now());
+                if self.local.refusals > MOST_REFUSALS {
+                    self.local.refusals = 0;
+                    let uuid = self.cell.key().clone();
+                    self.save_failed(Error::Contended { collection: uuid }, context);
+                } else {
+                    self.needs_whole = true;
+                    self.fetch(context);
+                }
+            }
+            Outcome::Mispredicted => {
+                self.take_back(running);
+                self.local.text = None;
+                self.local.guard.was_mispredicted();
+                self.save(context);
+            }
+            Outcome::Failed(error) => {
+                self.take_back(running);
+                self.save_failed(error, context);
+            }
+        }
+        self.advance(context);
+    }
+
+    /// What a save that came to nothing had taken along is still to be saved.
+    fn take_back(&mut self, running: Running) {
+        self.local.journal.touched.extend(&running.touched);
+        self.local.journal.files.extend(&running.promised);
+        self.local.touched.extend(&running.touched);
+        if let Some(state) = self.cell.load() {
+            for draft in running.promised.iter().filter_map(|number| state.draft(*number)) {
+                draft.promise();
+            }
+        }
+    }
+
+    pub(super) fn save_failed(&mut self, error: Error, context: &mut Context<Self>) {
+        self.local.failures += 1;
+        let pause = FIRST_RETRY.saturating_mul(1 << (self.local.failures - 1).min(10)).min(LONGEST_RETRY);
+        tracing::error!(
+            collection = self.cell.key(),
+            cause = %error,
+            remedy = error.remedy(),
+            retry_s = pause.as_secs(),
+            "cannot save the collection: what was written here is kept, and saving it is tried again"
+        );
+        // What could not be saved is made safe before its writers hear of it.
+        let change = self.local.changes;
+        let (now, later): (Vec<Waiter>, Vec<Waiter>) =
+            std::mem::take(&mut self.local.waiters).into_iter().partition(|waiter| waiter.change <= change);
+        self.local.waiters = later;
+        let told = error.clone();
+        self.local.journal.waiters.push(Box::new(move |_| {
+            for waiter in now {
+                (waiter.answer)(Err(told.clone()));
+            }
+        }));
+        self.write_journal(context);
+        let is_exit = self.environment.writing.as_ref().is_some_and(|writing| writing.sync == SyncMode::Exit);
+        if !is_exit {
+            self.save_in(pause, context);
+        }
+    }
+
+    pub(super) fn fail_waiters(&mut self, change: u64, error: &Error) {
+        let (now, later) =
+            std::mem::take(&mut self.local.waiters).into_iter().partition(|it: &Waiter| it.change <= change);
+        self.local.waiters = later;
+        for waiter in now {
+            (waiter.answer)(Err(error.clone()));
+        }
+    }
+
+    fn was_saved_up_to(&mut self, change: u64) {
+        self.local.saved = self.local.saved.max(change);
+        let (now, later): (Vec<Waiter>, Vec<Waiter>) =
+            std::mem::take(&mut self.local.waiters).into_iter().partition(|waiter| waiter.change <= change);
+        self.local.waiters = later;
+        for waiter in now {
+            (waiter.answer)(Ok(()));
+        }
+        self.settle_journal();
+        for file in self.local.finished.drain(..) {
+            file.discard();
+        }
+        if !self.local.journal.is_running && self.local.journal.waiters.is_empty() {
+            self.local.journal.touched = self.local.touched.clone();
+            self.local.journal.files.clear();
+        }
+        if self.local.touched.is_empty() && self.local.running.is_none() && self.local.waiters.is_empty() {
+            self.local.keeps = None;
+        }
+    }
+
+    /// Goes on with what waits, after something has ended.
+    pub(super) fn advance(&mut self, context: &mut Context<Self>) {
+        if self.is_busy() {
+            return;
+        }
+        if self.refresh.is_waited_for() || self.needs_whole {
+            self.fetch(context);
+            return;
+        }
+        if self.local.refusals > 0 {
+            // Somebody was faster, and will be again if we come back in step.
+            let longest = Duration::from_millis(20).saturating_mul(1 << self.local.refusals.min(10)).min(LONGEST_YIELD);
+            let pause = longest.mul_f64(rand::random::<f64>());
+            if !self.local.waiters.is_empty() || self.has_work() {
+                self.save_in(pause, context);
+            }
+            return;
+        }
+        if self.local.failures == 0 {
+            self.after_change(context);
+        }
+    }
+
+    /// Writes down what was touched, unless that is under way: then it comes after that.
+    pub(super) fn write_journal(&mut self, context: &mut Context<Self>) {
+        let pump = &mut self.local.journal;
+        if pump.is_running || (pump.waiters.is_empty() && !pump.is_durable) {
+            return;
+        }
+        let journal = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone());
+        let (Some(journal), Some(state)) = (journal, self.cell.load()) else {
+            // Without a journal there is nothing that could survive.
+            for answer in pump.waiters.drain(..) {
+                answer(Ok(()));
+            }
+            return;
+        };
+        pump.is_running = true;
+        let touched = std::mem::take(&mut pump.touched);
+        let waiters = std::mem::take(&mut pump.waiters);
+        let is_durable = std::mem::take(&mut pump.is_durable);
+        let change = self.local.changes;
+        let uuid = self.cell.key().clone();
+        let (files, again) = (std::mem::take(&mut pump.files), touched.clone());
+        let files_again = files.clone();
+        let work = async move {
+            let result = recording::record(&journal, &uuid, &state, &touched, &files, is_durable).await;
+            Ok((result, waiters))
+        };
+        let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), work);
+        context.spawn(work.into_actor(self).map(move |result, actor, context| {
+            actor.local.journal.is_running = false;
+            let Ok((result, waiters)) = result else { return };
+            let answer = match result {
+                Ok(sequence) => {
+                    if let Some(sequence) = sequence {
+                        actor.local.journal.marks.push((change, sequence));
+                    }
+                    actor.settle_journal();
+                    Ok(())
+                }
+                Err(error) => {
+                    actor.local.journal.touched.extend(&again);
+                    actor.local.journal.files.extend(files_again);
+                    tracing::error!(collection = actor.cell.key(), %error, "cannot write to the journal");
+                    Err(error)
+                }
+            };
+            for waiter in waiters {
+                waiter(answer.clone());
+            }
+            actor.write_journal(context);
+        }));
+    }
+
+    /// Tells the journal what the server has.
+    fn settle_journal(&mut self) {
+        let Some(journal) = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone()) else {
+            return;
+        };
+        let saved = self.local.saved;
+        let reached =
+            self.local.journal.marks.iter().filter(|(change, _)| *change <= saved).map(|(_, sequence)| *sequence).max();
+        if let Some(sequence) = reached {
+            self.local.journal.marks.retain(|(change, _)| *change > saved);
+            if let Err(error) = journal.settled(self.cell.key(), sequence) {
+                tracing::warn!(collection = self.cell.key(), %error, "cannot note in the journal what was saved");
+            }
+        }
+    }
+}
+
+impl Handler<Save> for CollectionActor {
+    type Result = ();
+
+    fn handle(&mut self, Save { files, need, reply }: Save, context: &mut Context<Self>) {
+        let Some(state) = self.cell.load() else {
+            let _ = reply.send(Err(Error::Gone));
+            return;
+        };
+        let promised: Vec<(u32, _)> = match files {
+            Files::None => Vec::new(),
+            Files::New(number) => {
+                if let Some(node) = state.node(number).filter(|node| state.snapshot.is_linked(*node)) {
+                    self.local.journal.files.insert(number);
+                    self.local.journal.touched.touch(&state.snapshot.path(node), Depth::Entry);
+                }
+                Vec::new()
+            }
+            Files::One(number) => state.draft(number).map(|draft| (number, draft.clone())).into_iter().collect(),
+            Files::All => state.drafts.iter().map(|(number, draft)| (*number, draft.clone())).collect(),
+        };
+        for (number, draft) in promised {
+            if draft.is_changed()
+                && let Some(node) = state.node(number).filter(|node| state.snapshot.is_linked(*node))
+            {
+                draft.promise();
+                self.local.journal.files.insert(number);
+                let path = state.snapshot.path(node);
+                self.local.touch(&path, Depth::Entry);
+            }
+        }
+        let cell = self.cell.clone();
+        self.answer_when(need, context, move |result| {
+            let state = cell.load().unwrap_or(state);
+            let _ = reply.send(result.map(|()| state));
+        });
+    }
+}

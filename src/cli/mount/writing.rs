@@ -1,0 +1,261 @@
+//! What a mount that can write needs besides: where unsaved data are kept, what an earlier mount has left there, and saving
+//! everything before the end.
+
+use super::arguments::Arguments;
+use super::{FAILURE, Refusal};
+use crate::actors::collection::Writing;
+use crate::actors::collection::saving::{Files, Need};
+use crate::actors::{self, Supervisor};
+use crate::cache::{BlockCache, Budget, OVERHEAD};
+use crate::dirty::{DirtyStore, Options, Scratch};
+use crate::journal::{self, Info, Journal, Recovered, place};
+use crate::keep::MAX_BLOCK_SIZE;
+use crate::remote::api::PublicConfig;
+use crate::remote::keep::Keep;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// Blocks on their way to Keep at a time. Two keep a network busy while the next is written; more help with several writers.
+const UPLOADS: usize = 4;
+
+/// `PreserveVersionIfIdle` where the cluster does not tell: its default (protocol.md 4.5).
+const USUAL_IDLE: Duration = Duration::from_secs(10);
+
+/// The log of a journal is read into memory by the next mount, so it has a limit of its own.
+const LONGEST_LOG: u64 = 256 << 20;
+
+/// How long a mount is put off by what an earlier one has left. Long enough for a few collections, or a gigabyte on the way.
+const RECOVERY: Duration = Duration::from_secs(20);
+
+/// How often collections are tried to be saved at the end before what is left stays in the journal.
+const LAST_ATTEMPTS: u32 = 3;
+
+pub(super) struct Prepared {
+    pub(super) writing: Writing,
+    /// Journals of mounts that were killed.
+    pub(super) recovered: Vec<Recovered>,
+}
+
+/// Makes the place for unsaved data. Errors: it cannot be made; the message says what to do.
+pub(super) async fn prepare(
+    arguments: &Arguments,
+    mount: &Path,
+    config: &PublicConfig,
+    user: &str,
+    keep: Arc<dyn Keep>,
+    budget: Arc<Budget>,
+    cache: BlockCache,
+) -> Result<Prepared, Refusal> {
+    let (journal, recovered) = open_journal(arguments, mount, &config.cluster_id, user).map_err(|error| Refusal {
+        status: FAILURE,
+        message: format!("{error}; choose another folder with --journal-dir"),
+    })?;
+    let scratch = Scratch::open(journal.data_folder(), arguments.journal_size)
+        .map_err(|error| Refusal::failure(format!("cannot use {}: {error}", journal.data_folder().display())))?;
+    let classes = arguments.storage_classes.as_deref().unwrap_or_default();
+    let storage_classes: Vec<String> =
+        classes.split(',').map(str::trim).filter(|class| !class.is_empty()).map(str::to_owned).collect();
+    // A reader can always have the largest block, however much is waiting to be saved.
+    let memory = budget.capacity().saturating_sub(MAX_BLOCK_SIZE as usize + OVERHEAD);
+    let store = DirtyStore::new(Options {
+        budget,
+        memory,
+        scratch,
+        keep,
+        runtime: tokio::runtime::Handle::current(),
+        uploads: UPLOADS,
+        block_size: MAX_BLOCK_SIZE,
+    });
+    let writing = Writing {
+        store,
+        journal: Some(Arc::new(journal)),
+        cache,
+        sync: arguments.sync,
+        guard: arguments.commit_guard,
+        on_conflict: arguments.on_conflict,
+        storage_classes,
+        retries: arguments.retries,
+        idle: config.collections.preserve_version_if_idle.unwrap_or(USUAL_IDLE),
+        knows_replace_files: AtomicBool::new(true),
+    };
+    Ok(Prepared { writing, recovered })
+}
+
+fn open_journal(
+    arguments: &Arguments,
+    mount: &Path,
+    cluster: &str,
+    user: &str,
+) -> Result<(Journal, Vec<Recovered>), journal::Error> {
+    let root = match &arguments.journal_dir {
+        Some(folder) => std::path::absolute(folder).unwrap_or_else(|_| folder.clone()),
+        None => place::root()?,
+    };
+    let account = place::account_folder(&root, cluster, user)?;
+    let journal = Journal::create(&account, &Info::of_process(mount), LONGEST_LOG.min(arguments.journal_size))?;
+    let recovered = Journal::recover(&account)?;
+    Ok((journal, recovered))
+}
+
+/// Takes over what mounts that were killed had not saved, and saves it before anybody can change it. What cannot be saved
+/// now shows all the same, and is saved in the background; its journal stays until then. Returns who does that.
+pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
+    let mut tasks = Vec::new();
+    for found in recovered {
+        let id = found.journal.id();
+        if let Some(damage) = &found.damage {
+            tracing::error!(
+                journal = id,
+                damage,
+                "a journal of an earlier mount is damaged: what could be read is used"
+            );
+        }
+        let scratch = match Scratch::open(found.journal.data_folder(), u64::MAX) {
+            Ok(scratch) => scratch,
+            Err(error) => {
+                tracing::error!(journal = id, %error, "cannot read the unsaved data of an earlier mount: they stay there");
+                continue;
+            }
+        };
+        let journal = Arc::new(found.journal);
+        for (uuid, changes) in found.collections {
+            tracing::warn!(
+                journal = id,
+                collection = uuid,
+                changes = changes.len(),
+                "an earlier mount was killed before it had saved everything: that is done now"
+            );
+            let changes = Arc::new(changes);
+            // Shown before the mount is there.
+            let result = supervisor.adopt_journal(&uuid, changes.clone(), scratch.clone()).await;
+            let saving = save_recovered(supervisor.clone(), journal.clone(), uuid, changes, scratch.clone(), result);
+            let mut task = tokio::spawn(saving);
+            if tokio::time::timeout(RECOVERY, &mut task).await.is_err() {
+                tasks.push(task);
+            }
+        }
+    }
+    tasks
+}
+
+/// Waits a moment for what is saved in the background: when everything is saved, its journals have to say so.
+pub(super) async fn wait_for(tasks: &mut Vec<JoinHandle<()>>) {
+    for task in tasks.drain(..) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
+    }
+}
+
+async fn save_recovered(
+    supervisor: Arc<Supervisor>,
+    journal: Arc<Journal>,
+    uuid: String,
+    changes: Arc<Vec<(journal::Sequence, journal::Change)>>,
+    scratch: Arc<Scratch>,
+    adopted: Result<(), actors::Error>,
+) {
+    let last = changes.iter().map(|(sequence, _)| *sequence).max();
+    let cell = supervisor.collection(&uuid);
+    let mut result = match adopted {
+        Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
+        Err(error) => Err(error),
+    };
+    let mut pause = Duration::from_secs(1);
+    while let Err(error) = &result {
+        tracing::error!(
+            collection = uuid,
+            journal = journal.id(),
+            %error,
+            "what an earlier mount had not saved cannot be saved yet: it stays in its journal (see `arvados journal list`)"
+        );
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(300));
+        result = match cell.load() {
+            Some(state) if state.is_unsaved() => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
+            _ => match supervisor.adopt_journal(&uuid, changes.clone(), scratch.clone()).await {
+                Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
+                Err(error) => Err(error),
+            },
+        };
+    }
+    if let Some(last) = last
+        && let Err(error) = journal.settled(&uuid, last)
+    {
+        tracing::warn!(journal = journal.id(), %error, "cannot note that a journal was saved");
+    }
+}
+
+/// Saves everything. `false`: something could not be saved; it is in the journal, and the log says so.
+pub(super) async fn flush(supervisor: &Arc<Supervisor>) -> bool {
+    if supervisor.environment().writing.is_none() {
+        return true;
+    }
+    let mut attempt = 0;
+    loop {
+        let unsaved = supervisor.unsaved_collections();
+        if unsaved.is_empty() {
+            return true;
+        }
+        attempt += 1;
+        let bar = progress(unsaved.len() as u64);
+        let mut failed = Vec::new();
+        let mut saves: Vec<_> = Vec::new();
+        for cell in &unsaved {
+            let (supervisor, cell) = (supervisor.clone(), cell.clone());
+            saves.push(tokio::spawn(async move { supervisor.save(&cell, Files::All, Need::Server).await.map(drop) }));
+        }
+        for (cell, save) in unsaved.iter().zip(saves) {
+            match save.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => failed.push((cell.key().clone(), error.to_string())),
+                Err(error) => failed.push((cell.key().clone(), error.to_string())),
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        if failed.is_empty() && supervisor.unsaved_collections().is_empty() {
+            return true;
+        }
+        if attempt >= LAST_ATTEMPTS {
+            let journal = supervisor.environment().writing.as_ref().and_then(|writing| writing.journal.clone());
+            let journal = journal.map_or_else(String::new, |journal| journal.folder().display().to_string());
+            if failed.is_empty() {
+                let left = supervisor.unsaved_collections();
+                let left = left.iter().map(|cell| (cell.key().clone(), "changed here and by others".to_owned()));
+                failed.extend(left);
+            }
+            for (collection, error) in &failed {
+                tracing::error!(
+                    collection,
+                    error,
+                    journal,
+                    "not saved: the data stay in the journal, and the next mount saves them"
+                );
+            }
+            return failed.is_empty();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The mount has ended and everything is saved: its journal is not needed any more.
+pub(super) fn close(supervisor: &Supervisor) {
+    if let Some(journal) = supervisor.environment().writing.as_ref().and_then(|writing| writing.journal.as_ref()) {
+        journal.leave();
+    }
+}
+
+fn progress(collections: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("saving {pos} of {len} collections {bar:30} {elapsed}");
+    let bar = ProgressBar::new(collections);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}

@@ -1,0 +1,32 @@
+//! Data that was written through the mount and is not yet in Keep, bounded in memory and on disk.
+//!
+//! A [`DirtyFile`] is an interval map over `[0, size)` that says of each run of bytes where it is: in Keep, in a full block
+//! on the way there, in the one buffer at which the file grows, in a sparse scratch file at the same offset, or nowhere
+//! (a hole). Sequential writes go to the buffer and leave it as full blocks in the background; all others go to the scratch
+//! file. What is left is packed, over files, into blocks when the owner wants to commit: [`DirtyStore::settle`].
+//!
+//! Locks: each file has a writer's turn (async; one write, truncate, persist or settle at a time) and a short lock over its
+//! state, never held over I/O or an await. Settle takes the turns of its files in the order of their numbers. Nobody waits
+//! for the memory budget while a lock of ours that a reader wants is held; what dirty data may hold of the budget is
+//! limited so that a block for settling always fits beside it.
+
+pub mod content;
+pub mod error;
+mod extents;
+pub mod file;
+mod lease;
+pub mod scratch;
+mod sealed;
+mod settle;
+pub mod store;
+mod tail;
+
+pub use content::Content;
+pub use error::Error;
+pub use file::{DirtyFile, Part, Place};
+pub use scratch::{Backing, Scratch};
+pub use settle::Settled;
+pub use store::{DirtyStore, Figures, Options};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! Why written data cannot be taken, kept or stored, and the errno for it.
+
+use crate::remote;
+use std::io;
+
+/// A failure of a dirty file. Clone, because one failed block is told to every file with bytes in it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The scratch folder may not become larger.
+    #[error("{wanted} bytes do not fit into the {limit} bytes of scratch space, of which {used} are used")]
+    NoSpace { wanted: u64, used: u64, limit: u64 },
+    /// A file in the scratch folder cannot be made, read or written.
+    #[error("{what}: {problem}")]
+    Backing { what: String, problem: String, errno: i32 },
+    /// A file larger than there can be.
+    #[error("a file of {size} bytes is too large")]
+    TooLarge { size: u64 },
+    /// Keep did not take a block.
+    #[error(transparent)]
+    Remote(#[from] remote::Error),
+    /// The work ended without a result: the program is ending, or there is an error in it.
+    #[error("storing written data was broken off")]
+    BrokenOff,
+}
+
+impl Error {
+    /// What to tell the kernel.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::NoSpace { .. } => libc::ENOSPC,
+            Error::Backing { errno, .. } => *errno,
+            Error::TooLarge { .. } => libc::EFBIG,
+            Error::Remote(_) | Error::BrokenOff => libc::EIO,
+        }
+    }
+
+    pub(super) fn backing(what: impl Into<String>, error: &io::Error) -> Error {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        Error::Backing { what: what.into(), problem: error.to_string(), errno }
+    }
+
+    pub(super) fn content(problem: impl Into<String>) -> Error {
+        Error::Backing { what: "restoring a file".to_owned(), problem: problem.into(), errno: libc::EIO }
+    }
+}

@@ -1,0 +1,518 @@
+//! A file with data that is not in Keep: writing, cutting, reading it, and putting it down for the journal.
+
+use super::content::{self, Content};
+use super::error::Error;
+use super::extents::{Extent, Extents, Source};
+use super::lease::Lease;
+use super::scratch::Backing;
+use super::sealed::{Progress, Sealed};
+use super::store::DirtyStore;
+use super::tail::Tail;
+use crate::keep::Locator;
+use crate::remote::keep::PutRequest;
+use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::timeout;
+
+/// How long a writer waits for an upload to give memory back before it takes the scratch file.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The largest file.
+const LARGEST: u64 = i64::MAX as u64;
+
+/// Where to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    At(u64),
+    /// Where the file ends when it is this write's turn.
+    End,
+}
+
+/// A run of what was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    Bytes(Bytes),
+    /// To be had from Keep.
+    Stored {
+        locator: Locator,
+        offset: u64,
+        length: u64,
+    },
+    Zeros(u64),
+}
+
+/// The turn to write. Shared with the threads that write to the backing file, so that a writer whose future is dropped
+/// does not let the next one in before its bytes are down.
+pub(super) type Turn = Arc<OwnedMutexGuard<()>>;
+
+pub(super) struct State {
+    pub extents: Extents,
+    pub tail: Option<Tail>,
+    pub backing: Option<Arc<Backing>>,
+    pub generation: u64,
+    pub modified: DateTime<Utc>,
+    /// The short last piece that settling stored, so that the next one can take its place.
+    pub last_own: Option<(u64, Bytes, Lease)>,
+    /// Where the last write ended.
+    last_end: u64,
+}
+
+/// See the module. The data goes with it, except what is kept for the journal.
+pub struct DirtyFile {
+    pub(super) store: Arc<DirtyStore>,
+    pub(super) number: u64,
+    request: PutRequest,
+    turn: Arc<AsyncMutex<()>>,
+    state: Mutex<State>,
+}
+
+enum Step {
+    Done(usize),
+    /// Done, and a block is full.
+    Full(usize, Arc<Sealed>),
+    /// This many bytes belong into the backing file.
+    Backing(usize),
+    /// The tail is in the way.
+    Flush,
+    /// No memory.
+    Refused,
+}
+
+impl DirtyFile {
+    pub(super) fn new(
+        store: Arc<DirtyStore>,
+        number: u64,
+        extents: Extents,
+        backing: Option<Arc<Backing>>,
+        request: PutRequest,
+    ) -> Arc<DirtyFile> {
+        let modified = Utc::now();
+        let state = State { extents, tail: None, backing, generation: 0, modified, last_own: None, last_end: u64::MAX };
+        Arc::new(DirtyFile { store, number, request, turn: Arc::default(), state: Mutex::new(state) })
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn turn(&self) -> Turn {
+        Arc::new(self.turn.clone().lock_owned().await)
+    }
+
+    /// How its blocks are stored.
+    pub fn request(&self) -> &PutRequest {
+        &self.request
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.state().extents.size()
+    }
+
+    /// Changes with every change of bytes, size or time.
+    pub fn generation(&self) -> u64 {
+        self.state().generation
+    }
+
+    /// When it was last changed.
+    pub fn modified(&self) -> DateTime<Utc> {
+        self.state().modified
+    }
+
+    /// Sets the time, which counts as a change.
+    pub fn set_modified(&self, modified: DateTime<Utc>) {
+        let mut state = self.state();
+        state.modified = modified;
+        state.generation += 1;
+    }
+
+    /// Something of it is not in Keep.
+    pub fn is_local(&self) -> bool {
+        self.state().extents.any(|source| !matches!(source, Source::Stored { .. }))
+    }
+
+    /// Writes all of `data`. Errors: `NoSpace`, `TooLarge`, `Backing`; a part may then have been written. Waits for earlier
+    /// writers, and briefly for memory.
+    pub async fn write(self: &Arc<Self>, place: Place, data: &[u8]) -> Result<(), Error> {
+        let turn = self.turn().await;
+        let mut at = match place {
+            Place::At(at) => at,
+            Place::End => self.size(),
+        };
+        let size = at.saturating_add(data.len() as u64);
+        if size > LARGEST {
+            return Err(Error::TooLarge { size });
+        }
+        let mut rest = data;
+        let mut patient = true;
+        while !rest.is_empty() {
+            let step = self.state().step(&self.store, at, rest);
+            let count = match step {
+                Step::Done(count) => count,
+                Step::Full(count, sealed) => {
+                    sealed.upload(&self.store, self);
+                    count
+                }
+                Step::Backing(count) => {
+                    self.write_backing(&turn, at, Bytes::copy_from_slice(&rest[..count])).await?;
+                    self.state().wrote(at, count as u64, Source::Backing);
+                    count
+                }
+                Step::Flush => {
+                    self.flush(&turn).await?;
+                    0
+                }
+                Step::Refused if patient && self.wait_for_memory().await => {
+                    patient = false;
+                    0
+                }
+                Step::Refused => {
+                    self.flush(&turn).await?;
+                    let count = rest.len().min(usize::try_from(self.store.block_size).unwrap_or(usize::MAX));
+                    self.write_backing(&turn, at, Bytes::copy_from_slice(&rest[..count])).await?;
+                    self.state().wrote(at, count as u64, Source::Backing);
+                    count
+                }
+            };
+            at += count as u64;
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
+    /// Whether waiting made sense: something was on the way.
+    async fn wait_for_memory(&self) -> bool {
+        let mut ended = pin!(self.store.ended.notified());
+        ended.as_mut().enable();
+        if self.store.in_flight.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        timeout(PATIENCE, ended).await.is_ok()
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.store.runtime.spawn_blocking(work).await.unwrap_or(Err(Error::BrokenOff))
+    }
+
+    /// Puts bytes down at their place in the backing file, which is made if there is none. The map is not changed.
+    async fn write_backing(&self, turn: &Turn, at: u64, data: Bytes) -> Result<(), Error> {
+        let (turn, backing, scratch) = (turn.clone(), self.state().backing.clone(), self.store.scratch.clone());
+        let backing = self
+            .blocking(move || {
+                let backing = backing.map_or_else(|| scratch.create(), Ok)?;
+                let written = backing.write(at, &data);
+                drop(turn);
+                Ok((backing, written))
+            })
+            .await?;
+        let (backing, written) = backing;
+        self.state().backing = Some(backing);
+        written
+    }
+
+    /// Moves the tail to the backing file.
+    async fn flush(&self, turn: &Turn) -> Result<(), Error> {
+        let copy = self.state().tail.as_ref().map(|tail| (tail.start, Bytes::copy_from_slice(&tail.bytes)));
+        let Some((start, bytes)) = copy else { return Ok(()) };
+        let length = bytes.len() as u64;
+        self.write_backing(turn, start, bytes).await?;
+        let mut state = self.state();
+        state.extents.replace(start, length, Source::Backing);
+        state.tail = None;
+        Ok(())
+    }
+
+    /// Cuts the file, or extends it with zeros. Error: `TooLarge`.
+    pub async fn truncate(&self, size: u64) -> Result<(), Error> {
+        if size > LARGEST {
+            return Err(Error::TooLarge { size });
+        }
+        let _turn = self.turn().await;
+        let mut state = self.state();
+        state.extents.resize(size);
+        match &mut state.tail {
+            Some(tail) if tail.start >= size => state.tail = None,
+            Some(tail) => {
+                let left = usize::try_from(size - tail.start).unwrap_or(usize::MAX);
+                tail.bytes.truncate(left);
+            }
+            None => {}
+        }
+        state.forget_last_own(size);
+        let unused = state.drop_unused_backing();
+        state.touch();
+        drop(state);
+        drop(unused);
+        Ok(())
+    }
+
+    /// What is in `[offset, offset + length)`, as far as the file goes. Does not wait for writers.
+    pub async fn read(&self, offset: u64, length: u64) -> Result<Vec<Part>, Error> {
+        let (parts, backing) = {
+            let state = self.state();
+            let found = state.extents.within(offset, offset.saturating_add(length));
+            let parts = found.into_iter().map(|extent| (extent.clone(), state.part(&extent))).collect::<Vec<_>>();
+            (parts, state.backing.clone())
+        };
+        let mut read = Vec::with_capacity(parts.len());
+        for (extent, part) in parts {
+            read.push(match part {
+                Some(part) => part,
+                None => {
+                    let backing = backing.clone().ok_or(Error::BrokenOff)?;
+                    let bytes = self.blocking(move || {
+                        let length = usize::try_from(extent.length);
+                        let length = length.map_err(|_| Error::TooLarge { size: extent.length })?;
+                        let mut bytes = BytesMut::zeroed(length);
+                        backing.read(extent.start, &mut bytes)?;
+                        Ok(bytes.freeze())
+                    });
+                    Part::Bytes(bytes.await?)
+                }
+            });
+        }
+        Ok(read)
+    }
+
+    /// The file in a form that outlives the process: up to `inline_limit` local bytes in the content itself, else in the
+    /// backing file, which is kept from now on. `durable`: the backing file is on the disk when this returns.
+    pub async fn persist(&self, inline_limit: u64, durable: bool) -> Result<Content, Error> {
+        let turn = self.turn().await;
+        let local: u64 = {
+            let state = self.state();
+            let is_local = |extent: &Extent| !matches!(extent.source, Source::Stored { .. } | Source::Hole);
+            state.extents.iter().filter(is_local).map(|extent| extent.length).sum()
+        };
+        let inline = local <= inline_limit;
+        if !inline {
+            self.flush(&turn).await?;
+        }
+        let (size, found) = {
+            let state = self.state();
+            (state.extents.size(), state.extents.iter().collect::<Vec<_>>())
+        };
+        let mut content = Content { size, backing: None, extents: Vec::with_capacity(found.len()) };
+        let mut uses_backing = false;
+        for Extent { start, length, source } in found {
+            let stored = match &source {
+                Source::Sealed { block, offset } => block.stored(*offset),
+                _ => None,
+            };
+            let source = match stored.unwrap_or(source) {
+                Source::Stored { locator, block_size, offset, .. } => {
+                    content::Source::Stored { locator: locator.as_str().to_owned(), block_size, offset }
+                }
+                Source::Hole => content::Source::Hole,
+                _ if inline => self.inline(start, length).await?,
+                Source::Sealed { block, offset } => {
+                    match block.bytes() {
+                        Some(bytes) => {
+                            let low = usize::try_from(offset).map_err(|_| Error::BrokenOff)?;
+                            let high = usize::try_from(offset + length).map_err(|_| Error::BrokenOff)?;
+                            self.write_backing(&turn, start, bytes.slice(low..high)).await?;
+                            uses_backing = true;
+                            content::Source::Backing
+                        }
+                        // It has just come to Keep.
+                        None => match block.stored(offset) {
+                            Some(Source::Stored { locator, block_size, offset, .. }) => {
+                                content::Source::Stored { locator: locator.as_str().to_owned(), block_size, offset }
+                            }
+                            _ => return Err(Error::BrokenOff),
+                        },
+                    }
+                }
+                Source::Memory | Source::Backing => {
+                    uses_backing = true;
+                    content::Source::Backing
+                }
+            };
+            content.extents.push(content::Extent { length, source });
+        }
+        let backing = self.state().backing.clone().filter(|_| uses_backing);
+        if let Some(backing) = backing {
+            backing.keep();
+            content.backing = Some(backing.number());
+            if durable {
+                self.blocking(move || backing.sync()).await?;
+            }
+        }
+        Ok(content)
+    }
+
+    async fn inline(&self, start: u64, length: u64) -> Result<content::Source, Error> {
+        let mut bytes = BytesMut::new();
+        let mut parts = self.read(start, length).await?;
+        if let [Part::Stored { locator, offset, .. }] = parts.as_slice() {
+            // Was sealed, has just come to Keep: all of it, for one extent is of one block.
+            let block_size = locator.size().ok_or(Error::BrokenOff)?;
+            let locator = locator.as_str().to_owned();
+            return Ok(content::Source::Stored { locator, block_size, offset: *offset });
+        }
+        if let [Part::Bytes(_)] = parts.as_slice()
+            && let Some(Part::Bytes(bytes)) = parts.pop()
+        {
+            return Ok(content::Source::Inline(bytes));
+        }
+        for part in parts {
+            match part {
+                Part::Bytes(more) => bytes.extend_from_slice(&more),
+                Part::Stored { .. } | Part::Zeros(_) => return Err(Error::BrokenOff),
+            }
+        }
+        Ok(content::Source::Inline(bytes.freeze()))
+    }
+
+    /// The journal no longer needs the backing file: it goes with the file.
+    pub fn discard(&self) {
+        let unused = {
+            let mut state = self.state();
+            state.backing.iter().for_each(|backing| backing.discard());
+            state.drop_unused_backing()
+        };
+        drop(unused);
+    }
+
+    /// Puts Keep in the place of a block that is stored.
+    pub(super) fn resolve(&self, sealed: &Arc<Sealed>) {
+        let mut state = self.state();
+        for extent in state.extents.within(sealed.start, sealed.start + sealed.length) {
+            if let Source::Sealed { block, offset } = &extent.source
+                && Arc::ptr_eq(block, sealed)
+                && let Some(source) = sealed.stored(*offset)
+            {
+                state.extents.replace(extent.start, extent.length, source);
+            }
+        }
+    }
+
+    /// The full blocks that are not in Keep. Those that failed are started again.
+    pub(super) fn start_sealed(self: &Arc<Self>) -> Vec<Arc<Sealed>> {
+        let mut found: Vec<Arc<Sealed>> = Vec::new();
+        for extent in self.state().extents.iter() {
+            if let Source::Sealed { block, .. } = extent.source
+                && !found.iter().any(|known| Arc::ptr_eq(known, &block))
+            {
+                found.push(block);
+            }
+        }
+        for sealed in &found {
+            if let Progress::Failed(_) = sealed.progress() {
+                sealed.upload(&self.store, self);
+            }
+        }
+        found
+    }
+}
+
+impl State {
+    fn touch(&mut self) {
+        self.generation += 1;
+        self.modified = Utc::now();
+    }
+
+    fn forget_last_own(&mut self, from: u64) {
+        if self.last_own.as_ref().is_some_and(|(start, bytes, _)| from < start + bytes.len() as u64) {
+            self.last_own = None;
+        }
+    }
+
+    fn wrote(&mut self, at: u64, length: u64, source: Source) {
+        self.forget_last_own(at);
+        self.extents.replace(at, length, source);
+        self.last_end = at + length;
+        self.touch();
+    }
+
+    /// Takes the backing file out if nothing is in it and nobody else needs it. To be dropped outside the lock.
+    pub fn drop_unused_backing(&mut self) -> Option<Arc<Backing>> {
+        let unused = self.backing.as_ref().is_some_and(|backing| !backing.is_kept())
+            && !self.extents.any(|source| matches!(source, Source::Backing));
+        if unused { self.backing.take() } else { None }
+    }
+
+    /// Does as much of a write as can be done without I/O, or says what else is to be done.
+    fn step(&mut self, store: &DirtyStore, at: u64, data: &[u8]) -> Step {
+        let block_size = usize::try_from(store.block_size).unwrap_or(usize::MAX);
+        let size = self.extents.size();
+        let sequential = at == size || size == 0 || at == self.last_end;
+        let mut tail = match self.tail.take() {
+            Some(mut tail) => {
+                if at < tail.start {
+                    let before = usize::try_from(tail.start - at).unwrap_or(usize::MAX);
+                    self.tail = Some(tail);
+                    return Step::Backing(data.len().min(before));
+                }
+                if at < tail.end() {
+                    let from = usize::try_from(at - tail.start).unwrap_or(usize::MAX);
+                    let count = data.len().min(tail.bytes.len() - from);
+                    tail.bytes[from..from + count].copy_from_slice(&data[..count]);
+                    self.tail = Some(tail);
+                    self.wrote(at, count as u64, Source::Memory);
+                    return Step::Done(count);
+                }
+                if at > tail.end() {
+                    self.tail = Some(tail);
+                    return if sequential { Step::Flush } else { Step::Backing(data.len().min(block_size)) };
+                }
+                tail
+            }
+            None if sequential => match Tail::new(at, block_size, &store.allowance) {
+                Some(tail) => tail,
+                None => return Step::Refused,
+            },
+            None => return Step::Backing(data.len().min(block_size)),
+        };
+        let count = tail.append(data, block_size, &store.allowance);
+        if count == 0 {
+            self.tail = Some(tail);
+            return Step::Refused;
+        }
+        if tail.bytes.len() < block_size {
+            self.tail = Some(tail);
+            self.wrote(at, count as u64, Source::Memory);
+            return Step::Done(count);
+        }
+        let start = tail.start;
+        let (bytes, leases) = tail.into_parts();
+        let sealed = Sealed::new(start, bytes, leases);
+        self.wrote(at, count as u64, Source::Memory);
+        self.extents.replace(start, sealed.length, Source::Sealed { block: sealed.clone(), offset: 0 });
+        Step::Full(count, sealed)
+    }
+
+    /// What can be read of an extent without I/O; `None` is in the backing file.
+    pub fn part(&self, extent: &Extent) -> Option<Part> {
+        let range = |offset: u64| -> Option<std::ops::Range<usize>> {
+            Some(usize::try_from(offset).ok()?..usize::try_from(offset + extent.length).ok()?)
+        };
+        match &extent.source {
+            Source::Stored { locator, offset, .. } => {
+                Some(Part::Stored { locator: locator.clone(), offset: *offset, length: extent.length })
+            }
+            Source::Sealed { block, offset } => match block.bytes() {
+                Some(bytes) => Some(Part::Bytes(bytes.slice(range(*offset)?))),
+                None => match block.stored(*offset)? {
+                    Source::Stored { locator, offset, .. } => {
+                        Some(Part::Stored { locator, offset, length: extent.length })
+                    }
+                    _ => None,
+                },
+            },
+            Source::Memory => {
+                let tail = self.tail.as_ref()?;
+                let bytes = tail.bytes.get(range(extent.start.checked_sub(tail.start)?)?)?;
+                Some(Part::Bytes(Bytes::copy_from_slice(bytes)))
+            }
+            Source::Hole => Some(Part::Zeros(extent.length)),
+            Source::Backing => None,
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The scratch folder: one sparse file per dirty file that needs one, bounded in their sum.
+//!
+//! What counts is which ranges of a file were written, each once. A backing file disappears with its [`Backing`] unless it
+//! is kept for the journal.
+
+use super::error::Error;
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A folder of backing files.
+pub struct Scratch {
+    folder: PathBuf,
+    limit: u64,
+    used: AtomicU64,
+    next: AtomicU64,
+}
+
+/// A file in it.
+pub struct Backing {
+    scratch: Arc<Scratch>,
+    file: File,
+    number: u64,
+    kept: AtomicBool,
+    allocated: AtomicU64,
+    /// Start and end of what was written.
+    written: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl Scratch {
+    /// The folder, created where missing, in which at most `limit` bytes may be.
+    pub fn open(folder: PathBuf, limit: u64) -> io::Result<Arc<Scratch>> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let mut next = 1;
+        for entry in fs::read_dir(&folder)? {
+            let number: Option<u64> = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+            next = next.max(number.map_or(0, |number| number.saturating_add(1)));
+        }
+        Ok(Arc::new(Scratch { folder, limit, used: AtomicU64::new(0), next: AtomicU64::new(next) }))
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Bytes in it, as far as files of this process are concerned.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Bytes that may be in it.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.folder.join(number.to_string())
+    }
+
+    fn backing(self: &Arc<Self>, file: File, number: u64, kept: bool) -> Arc<Backing> {
+        let (allocated, written) = (AtomicU64::new(0), Mutex::default());
+        Arc::new(Backing { scratch: self.clone(), file, number, kept: AtomicBool::new(kept), allocated, written })
+    }
+
+    /// A new, empty backing file.
+    pub fn create(self: &Arc<Self>) -> Result<Arc<Backing>, Error> {
+        let number = self.next.fetch_add(1, Ordering::AcqRel);
+        let path = self.path(number);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| Error::backing(format!("creating {}", path.display()), &error))?;
+        Ok(self.backing(file, number, false))
+    }
+
+    /// A backing file of an earlier process; it is kept.
+    pub fn adopt(self: &Arc<Self>, number: u64) -> Result<Arc<Backing>, Error> {
+        let path = self.path(number);
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|error| Error::backing(format!("opening {}", path.display()), &error))?;
+        self.next.fetch_max(number.saturating_add(1), Ordering::AcqRel);
+        Ok(self.backing(file, number, true))
+    }
+}
+
+impl Backing {
+    /// Its name in the folder.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The file outlives this.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Release);
+    }
+
+    /// The file goes when this is dropped.
+    pub fn discard(&self) {
+        self.kept.store(false, Ordering::Release);
+    }
+
+    /// Whether the file outlives this.
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire)
+    }
+
+    fn what(&self, verb: &str) -> String {
+        format!("{verb} {}", self.scratch.path(self.number).display())
+    }
+
+    /// Counts a range as written. Errors: `NoSpace`, unless `force`.
+    pub(super) fn count(&self, start: u64, end: u64, force: bool) -> Result<(), Error> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let first =
+            written.range(..=start).next_back().filter(|(_, to)| **to >= start).map_or(start, |(from, _)| *from);
+        let touched: Vec<(u64, u64)> = written.range(first..=end).map(|(from, to)| (*from, *to)).collect();
+        let before: u64 = touched.iter().map(|(from, to)| to - from).sum();
+        let low = first.min(start);
+        let high = touched.last().map_or(end, |(_, to)| (*to).max(end));
+        let more = (high - low) - before;
+        let limit = self.scratch.limit;
+        let fits = |used: u64| Some(used.saturating_add(more)).filter(|sum| force || more == 0 || *sum <= limit);
+        if let Err(used) = self.scratch.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits) {
+            return Err(Error::NoSpace { wanted: more, used, limit });
+        }
+        self.allocated.fetch_add(more, Ordering::AcqRel);
+        for (from, _) in touched {
+            written.remove(&from);
+        }
+        written.insert(low, high);
+        Ok(())
+    }
+
+    /// Blocking.
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.count(offset, offset + data.len() as u64, false)?;
+        self.file.write_all_at(data, offset).map_err(|error| Error::backing(self.what("writing"), &error))
+    }
+
+    /// Fills `buffer`; what is beyond the end of the file is zeros. Blocking.
+    pub(super) fn read(&self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Error> {
+        while !buffer.is_empty() {
+            match self.file.read_at(buffer, offset) {
+                Ok(0) => {
+                    buffer.fill(0);
+                    return Ok(());
+                }
+                Ok(count) => {
+                    offset += count as u64;
+                    buffer = &mut buffer[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::backing(self.what("reading"), &error)),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn length(&self) -> Result<u64, Error> {
+        let metadata = self.file.metadata().map_err(|error| Error::backing(self.what("looking at"), &error))?;
+        Ok(metadata.len())
+    }
+
+    /// Until it is on the disk, its name included. Blocking.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        let synced = self.file.sync_all().and_then(|()| File::open(&self.scratch.folder)?.sync_all());
+        synced.map_err(|error| Error::backing(self.what("syncing"), &error))
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        self.scratch.used.fetch_sub(self.allocated.load(Ordering::Acquire), Ordering::AcqRel);
+        if !self.is_kept()
+            && let Err(error) = fs::remove_file(self.scratch.path(self.number))
+            // The whole folder may have gone before, with its journal.
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("{}: {error}", self.what("removing"));
+        }
+    }
+}

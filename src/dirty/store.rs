@@ -1,0 +1,193 @@
+//! What all dirty files share: the memory they may have, the scratch folder, the way to Keep.
+
+use super::content::{self, Content};
+use super::error::Error;
+use super::extents::{Extents, Source};
+use super::file::DirtyFile;
+use super::lease::Allowance;
+use super::scratch::{Backing, Scratch};
+use crate::cache::Budget;
+use crate::keep::manifest::Piece;
+use crate::keep::{Locator, MAX_BLOCK_SIZE};
+use crate::remote::keep::{Keep, PutRequest};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Notify, Semaphore};
+
+/// For how long the locator of the block of zeros is used: much less than any signature is valid.
+const ZEROS_FOR: Duration = Duration::from_secs(600);
+
+/// What a store works with.
+pub struct Options {
+    pub budget: Arc<Budget>,
+    /// Most bytes of dirty data in memory.
+    pub memory: usize,
+    pub scratch: Arc<Scratch>,
+    pub keep: Arc<dyn Keep>,
+    /// Where uploads run.
+    pub runtime: Handle,
+    /// How many at once.
+    pub uploads: usize,
+    /// 64 MiB except in tests.
+    pub block_size: u64,
+}
+
+/// See the module.
+pub struct DirtyStore {
+    pub(super) allowance: Arc<Allowance>,
+    pub(super) scratch: Arc<Scratch>,
+    pub(super) runtime: Handle,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) uploads: usize,
+    pub(super) block_size: u64,
+    /// Most bytes of a block that is packed.
+    pub(super) pack_size: u64,
+    /// Sealed blocks on the way.
+    pub(super) in_flight: AtomicUsize,
+    /// One of them ended.
+    pub(super) ended: Notify,
+    keep: Arc<dyn Keep>,
+    next: AtomicU64,
+    stored: AtomicU64,
+    failed: AtomicU64,
+    zeros: Mutex<Vec<(PutRequest, Locator, Instant)>>,
+}
+
+/// What a store has done and holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    pub memory: usize,
+    pub memory_limit: usize,
+    pub scratch: u64,
+    pub scratch_limit: u64,
+    /// Full blocks on the way.
+    pub in_flight: usize,
+    pub blocks_stored: u64,
+    pub blocks_failed: u64,
+}
+
+impl DirtyStore {
+    /// A store without files. `memory` is cut where a block would not fit into the budget beside it.
+    pub fn new(options: Options) -> Arc<DirtyStore> {
+        let block_size = options.block_size.clamp(1, MAX_BLOCK_SIZE);
+        let capacity = options.budget.capacity();
+        let block = usize::try_from(block_size).unwrap_or(usize::MAX);
+        let memory = options.memory.min(capacity.saturating_sub(block).max(capacity / 2));
+        let uploads = options.uploads.max(1);
+        Arc::new(DirtyStore {
+            allowance: Allowance::new(options.budget, memory),
+            scratch: options.scratch,
+            runtime: options.runtime,
+            permits: Arc::new(Semaphore::new(uploads)),
+            uploads,
+            block_size,
+            pack_size: block_size.min((capacity - memory) as u64).max(1),
+            in_flight: AtomicUsize::new(0),
+            ended: Notify::new(),
+            keep: options.keep,
+            next: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            zeros: Mutex::default(),
+        })
+    }
+
+    /// A file that consists of `pieces` so far; what is written to it is stored as `request` says.
+    pub fn file(self: &Arc<Self>, pieces: impl Iterator<Item = Piece<Locator>>, request: PutRequest) -> Arc<DirtyFile> {
+        let mut extents = Extents::default();
+        for Piece { block, block_size, offset, length } in pieces {
+            extents.replace(extents.size(), length, Source::Stored { locator: block, block_size, offset, own: false });
+        }
+        self.make(extents, None, request)
+    }
+
+    fn make(self: &Arc<Self>, extents: Extents, backing: Option<Arc<Backing>>, request: PutRequest) -> Arc<DirtyFile> {
+        DirtyFile::new(self.clone(), self.next.fetch_add(1, Ordering::AcqRel), extents, backing, request)
+    }
+
+    /// A file as the journal has it. Its backing file is in `folder`, `None` for the store's own. Blocking, but short.
+    pub fn restore(
+        self: &Arc<Self>,
+        content: &Content,
+        folder: Option<&Arc<Scratch>>,
+        request: PutRequest,
+    ) -> Result<Arc<DirtyFile>, Error> {
+        let mut extents = Extents::default();
+        let scratch = folder.unwrap_or(&self.scratch);
+        let mut backing = content.backing.map(|number| scratch.adopt(number)).transpose()?;
+        let there = backing.as_ref().map_or(Ok(0), |backing| backing.length())?;
+        for extent in &content.extents {
+            let start = extents.size();
+            let end = start.checked_add(extent.length).filter(|end| *end <= content.size);
+            let end = end.ok_or_else(|| Error::content("the extents are longer than the file"))?;
+            let source = match &extent.source {
+                content::Source::Stored { locator, block_size, offset } => {
+                    if offset.checked_add(extent.length).is_none_or(|end| end > *block_size) {
+                        return Err(Error::content("an extent is longer than its block"));
+                    }
+                    let locator = locator.parse().map_err(|error| Error::content(format!("{error}")))?;
+                    Source::Stored { locator, block_size: *block_size, offset: *offset, own: false }
+                }
+                content::Source::Backing => {
+                    let missing = || Error::content("the backing file is missing or too short");
+                    let backing = backing.as_ref().filter(|_| end <= there).ok_or_else(missing)?;
+                    backing.count(start, end, true)?;
+                    Source::Backing
+                }
+                content::Source::Inline(bytes) => {
+                    if bytes.len() as u64 != extent.length {
+                        return Err(Error::content("an extent has another length than its bytes"));
+                    }
+                    let backing = match &mut backing {
+                        Some(backing) => backing,
+                        None => backing.insert(self.scratch.create()?),
+                    };
+                    backing.write(start, bytes)?;
+                    Source::Backing
+                }
+                content::Source::Hole => Source::Hole,
+            };
+            extents.replace(start, extent.length, source);
+        }
+        if extents.size() != content.size {
+            return Err(Error::content("the extents are shorter than the file"));
+        }
+        Ok(self.make(extents, backing, request))
+    }
+
+    /// What it has done and holds.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            memory: self.allowance.used(),
+            memory_limit: self.allowance.limit,
+            scratch: self.scratch.used(),
+            scratch_limit: self.scratch.limit(),
+            in_flight: self.in_flight.load(Ordering::Acquire),
+            blocks_stored: self.stored.load(Ordering::Acquire),
+            blocks_failed: self.failed.load(Ordering::Acquire),
+        }
+    }
+
+    pub(super) async fn put(&self, bytes: Bytes, request: &PutRequest) -> Result<Locator, Error> {
+        let stored = self.keep.put(bytes, request).await;
+        let count = if stored.is_ok() { &self.stored } else { &self.failed };
+        count.fetch_add(1, Ordering::AcqRel);
+        Ok(stored?.locator)
+    }
+
+    /// The block of `block_size` zeros, stored as `request` says. Its pages are never written to, so they are no memory.
+    pub(super) async fn zeros(&self, request: &PutRequest) -> Result<Locator, Error> {
+        let mut zeros = self.zeros.lock().await;
+        zeros.retain(|(_, _, since)| since.elapsed() < ZEROS_FOR);
+        if let Some((_, locator, _)) = zeros.iter().find(|(known, _, _)| known == request) {
+            return Ok(locator.clone());
+        }
+        let size = usize::try_from(self.block_size).map_err(|_| Error::TooLarge { size: self.block_size })?;
+        let locator = self.put(Bytes::from(vec![0; size]), request).await?;
+        zeros.push((request.clone(), locator.clone(), Instant::now()));
+        Ok(locator)
+    }
+}

@@ -1,0 +1,49 @@
+//! The buffer at which a file grows: a run of bytes in memory that takes more at its end, up to one block.
+
+use super::lease::{Allowance, Lease};
+use std::sync::Arc;
+
+const FIRST_STEP: usize = 64 << 10;
+const LARGEST_STEP: usize = 4 << 20;
+
+pub(super) struct Tail {
+    pub start: u64,
+    pub bytes: Vec<u8>,
+    room: usize,
+    leases: Vec<Lease>,
+}
+
+impl Tail {
+    /// One with room for something but empty; `None` if there is no memory.
+    pub fn new(start: u64, block_size: usize, allowance: &Arc<Allowance>) -> Option<Tail> {
+        let mut tail = Tail { start, bytes: Vec::new(), room: 0, leases: Vec::new() };
+        tail.grow(block_size, allowance).then_some(tail)
+    }
+
+    pub fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    fn grow(&mut self, block_size: usize, allowance: &Arc<Allowance>) -> bool {
+        let step = self.room.clamp(FIRST_STEP, LARGEST_STEP).min(block_size - self.room);
+        let Some(lease) = allowance.lease(step) else { return false };
+        self.leases.push(lease);
+        self.room += step;
+        self.bytes.reserve_exact(self.room - self.bytes.len());
+        true
+    }
+
+    /// Appends some of `data`: how much; 0 when there is no memory. There must be less than a block in it.
+    pub fn append(&mut self, data: &[u8], block_size: usize, allowance: &Arc<Allowance>) -> usize {
+        if self.bytes.len() == self.room && !self.grow(block_size, allowance) {
+            return 0;
+        }
+        let count = data.len().min(self.room - self.bytes.len());
+        self.bytes.extend_from_slice(&data[..count]);
+        count
+    }
+
+    pub fn into_parts(self) -> (Vec<u8>, Vec<Lease>) {
+        (self.bytes, self.leases)
+    }
+}

@@ -1,0 +1,254 @@
+//! A store against a plain vector, with a Keep in memory that fails at times.
+
+use super::*;
+use crate::cache::Budget;
+use crate::keep::{BlockHash, Locator};
+use crate::remote;
+use crate::remote::keep::{Keep, PutRequest, Stored};
+use async_trait::async_trait;
+use bytes::Bytes;
+use proptest::prelude::*;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+
+#[derive(Default)]
+struct FakeKeep {
+    blocks: Mutex<HashMap<BlockHash, Bytes>>,
+    fails: AtomicBool,
+}
+
+#[async_trait]
+impl Keep for FakeKeep {
+    async fn get(&self, locator: &Locator) -> remote::error::Result<Bytes> {
+        let found = self.blocks.lock().unwrap().get(&locator.hash()).cloned();
+        found.ok_or(remote::Error::NoKeepServices)
+    }
+
+    async fn put(&self, block: Bytes, _: &PutRequest) -> remote::error::Result<Stored> {
+        tokio::task::yield_now().await;
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(remote::Error::NoKeepServices);
+        }
+        let hash = BlockHash::of(&block);
+        let locator = Locator::new(hash, block.len() as u64);
+        self.blocks.lock().unwrap().insert(hash, block);
+        Ok(Stored { locator, replicas: 1, storage_classes: Default::default() })
+    }
+}
+
+struct Rig {
+    keep: Arc<FakeKeep>,
+    budget: Arc<Budget>,
+    scratch: Arc<Scratch>,
+    store: Arc<DirtyStore>,
+    _folder: TempDir,
+}
+
+fn rig(block_size: u64, capacity: usize, memory: usize, scratch: u64) -> Rig {
+    let folder = tempfile::tempdir().unwrap();
+    let (keep, budget) = (Arc::new(FakeKeep::default()), Budget::new(capacity));
+    let scratch = Scratch::open(folder.path().join("scratch"), scratch).unwrap();
+    let store = DirtyStore::new(Options {
+        budget: budget.clone(),
+        memory,
+        scratch: scratch.clone(),
+        keep: keep.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        uploads: 2,
+        block_size,
+    });
+    Rig { keep, budget, scratch, store, _folder: folder }
+}
+
+impl Rig {
+    async fn all(&self, file: &DirtyFile, offset: u64, length: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for part in file.read(offset, length).await.unwrap() {
+            match part {
+                Part::Bytes(more) => bytes.extend_from_slice(&more),
+                Part::Zeros(zeros) => bytes.resize(bytes.len() + zeros as usize, 0),
+                Part::Stored { locator, offset, length } => {
+                    let block = self.keep.get(&locator).await.unwrap();
+                    bytes.extend_from_slice(&block[offset as usize..(offset + length) as usize]);
+                }
+            }
+        }
+        bytes
+    }
+
+    async fn of_pieces(&self, settled: &Settled) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for piece in &settled.pieces {
+            let block = self.keep.get(&piece.block).await.unwrap();
+            assert_eq!(block.len() as u64, piece.block_size);
+            bytes.extend_from_slice(&block[piece.offset as usize..(piece.offset + piece.length) as usize]);
+        }
+        bytes
+    }
+
+    /// After everything was dropped: uploads end, and nothing is left.
+    async fn empty(&self) {
+        for _ in 0..500 {
+            if self.budget.used() == 0 && self.store.figures().memory == 0 && self.store.figures().in_flight == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!((self.budget.used(), self.store.figures().memory, self.scratch.used()), (0, 0, 0));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Write(u64, Vec<u8>),
+    Append(Vec<u8>),
+    Truncate(u64),
+    Read(u64, u64),
+    Persist(u64, bool),
+    Settle,
+    Fail(bool),
+    Discard,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let data = || prop::collection::vec(1u8.., 0..150);
+    prop_oneof![
+        3 => (0u64..700, data()).prop_map(|(at, data)| Action::Write(at, data)),
+        4 => data().prop_map(Action::Append),
+        1 => (0u64..900).prop_map(Action::Truncate),
+        2 => (0u64..900, 0u64..500).prop_map(|(at, length)| Action::Read(at, length)),
+        1 => (0u64..300, any::<bool>()).prop_map(|(inline, restore)| Action::Persist(inline, restore)),
+        2 => Just(Action::Settle),
+        1 => any::<bool>().prop_map(Action::Fail),
+        1 => Just(Action::Discard),
+    ]
+}
+
+async fn play(actions: Vec<(bool, Action)>, memory: usize) {
+    let rig = rig(100, 1000, memory, 1 << 20);
+    let request = PutRequest::default;
+    let mut files: Vec<_> = (0..2).map(|_| rig.store.file(std::iter::empty(), request())).collect();
+    let mut models = [Vec::new(), Vec::new()];
+    for (which, action) in actions {
+        let which = usize::from(which);
+        let (file, model) = (files[which].clone(), &mut models[which]);
+        match action {
+            Action::Write(at, data) => {
+                file.write(Place::At(at), &data).await.unwrap();
+                if !data.is_empty() {
+                    let (at, end) = (at as usize, at as usize + data.len());
+                    model.resize(model.len().max(end), 0);
+                    model[at..end].copy_from_slice(&data);
+                }
+            }
+            Action::Append(data) => {
+                file.write(Place::End, &data).await.unwrap();
+                model.extend_from_slice(&data);
+            }
+            Action::Truncate(size) => {
+                file.truncate(size).await.unwrap();
+                model.resize(size as usize, 0);
+            }
+            Action::Read(at, length) => {
+                let from = model.len().min(at as usize);
+                let to = model.len().min((at + length) as usize);
+                assert_eq!(rig.all(&file, at, length).await, model[from..to]);
+            }
+            Action::Persist(inline, restore) => {
+                let content = file.persist(inline, false).await.unwrap();
+                let text = serde_json::to_string(&content).unwrap();
+                let content: Content = serde_json::from_str(&text).unwrap();
+                if restore {
+                    // The old one's blocks on the way are lost, as in a crash.
+                    drop(file);
+                    let other = rig.store.file(std::iter::empty(), request());
+                    drop(std::mem::replace(&mut files[which], other));
+                    files[which] = rig.store.restore(&content, None, request()).unwrap();
+                }
+            }
+            Action::Settle => {
+                let fails = rig.keep.fails.load(Ordering::SeqCst);
+                for ((result, model), file) in rig.store.settle(&files).await.into_iter().zip(&models).zip(&files) {
+                    match result {
+                        Ok(settled) => {
+                            assert_eq!(&rig.of_pieces(&settled).await, model);
+                            assert_eq!((settled.size, settled.generation), (model.len() as u64, file.generation()));
+                            assert!(!file.is_local());
+                        }
+                        Err(error) => assert!(fails && error.errno() == libc::EIO, "{error}"),
+                    }
+                }
+            }
+            Action::Fail(fails) => rig.keep.fails.store(fails, Ordering::SeqCst),
+            Action::Discard => file.discard(),
+        }
+        for (file, model) in files.iter().zip(&models) {
+            assert_eq!(file.size(), model.len() as u64);
+            assert_eq!(&rig.all(file, 0, u64::MAX).await, model);
+        }
+    }
+    files.iter().for_each(|file| file.discard());
+    drop(files);
+    rig.empty().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn a_file_is_what_was_written(actions in prop::collection::vec((any::<bool>(), action()), 1..40), memory in 0usize..600) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), play(actions, memory)).await.unwrap() });
+    }
+}
+
+#[tokio::test]
+async fn a_million_appended_bytes_are_one_extent() {
+    let rig = rig(64 << 20, 256 << 20, 64 << 20, 1 << 30);
+    let file = rig.store.file(std::iter::empty(), PutRequest::default());
+    for _ in 0..1_000_000 {
+        file.write(Place::End, b"x").await.unwrap();
+    }
+    assert_eq!((file.size(), file.state().extents.count()), (1_000_000, 1));
+    let settled = rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
+    assert_eq!((settled.pieces.len(), rig.keep.blocks.lock().unwrap().len()), (1, 1));
+    drop(file);
+    rig.empty().await;
+}
+
+#[tokio::test]
+async fn small_files_share_a_block_and_appending_leaves_no_trail() {
+    let rig = rig(100, 1000, 400, 1000);
+    let one = rig.store.file(std::iter::empty(), PutRequest::default());
+    let two = rig.store.file(std::iter::empty(), PutRequest::default());
+    one.write(Place::End, b"1b").await.unwrap();
+    two.write(Place::End, b"b2").await.unwrap();
+    let settled = rig.store.settle(&[one.clone(), two.clone()]).await;
+    let second = settled[1].as_ref().unwrap();
+    assert_eq!((second.pieces[0].block_size, second.pieces[0].offset), (4, 2));
+    assert_eq!(second.pieces[0].block, settled[0].as_ref().unwrap().pieces[0].block);
+    for _ in 0..20 {
+        two.write(Place::End, b"+").await.unwrap();
+        let settled = rig.store.settle(std::slice::from_ref(&two)).await.remove(0).unwrap();
+        assert_eq!(settled.pieces.len(), 1);
+    }
+    assert_eq!(rig.all(&two, 0, 100).await, b"b2++++++++++++++++++++");
+    drop((one, two));
+    rig.empty().await;
+}
+
+#[tokio::test]
+async fn scratch_space_is_limited_and_too_large_is_said() {
+    let rig = rig(100, 1000, 0, 50);
+    let file = rig.store.file(std::iter::empty(), PutRequest::default());
+    file.write(Place::At(1000), &[1; 50]).await.unwrap();
+    file.write(Place::At(1000), &[2; 50]).await.unwrap();
+    assert_eq!(file.write(Place::End, b"x").await.unwrap_err().errno(), libc::ENOSPC);
+    assert_eq!(file.write(Place::At(i64::MAX as u64), b"x").await.unwrap_err().errno(), libc::EFBIG);
+    assert_eq!(file.truncate(1 << 63).await.unwrap_err().errno(), libc::EFBIG);
+    drop(file);
+    rig.empty().await;
+    assert_eq!(std::fs::read_dir(rig.scratch.folder()).unwrap().count(), 0);
+}

@@ -1,0 +1,344 @@
+//! The file with the records: appending, settling, and keeping it short.
+//!
+//! What must stay true:
+//!
+//! * An append that fails leaves the log as it was. Where even that fails, the rest of the broken record stays, and
+//!   readers find the next one by its mark.
+//! * What is settled may be forgotten late (a replay of it finds the server equal and does nothing), what is not settled
+//!   never: a rewrite goes on only if it reads back every record that must be there.
+//! * After an `fdatasync` that failed, the kernel may have forgotten which pages are not on the disk, and the next one
+//!   succeeds without having written them. So the next durable append writes the log anew.
+
+use super::change::{Base, Change, Sequence};
+use super::error::Error;
+use super::place;
+use super::record::{Record, decode, encode};
+use super::replay::{Files, Pending};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Name of the log, and of the one that is to replace it.
+pub(super) const FILE: &str = "log";
+pub(super) const NEW: &str = "log.new";
+
+/// The log is not rewritten for less than this, in bytes: a rewrite costs an `fsync`, some ten milliseconds, in which a
+/// disk writes about as much.
+const WORTH: u64 = 1 << 20;
+
+/// An open log. Not shared: [`super::Journal`] has the lock.
+#[derive(Debug)]
+pub(super) struct Log {
+    folder: PathBuf,
+    file: Arc<File>,
+    /// Bytes, and the most there may be.
+    length: u64,
+    limit: u64,
+    last: Sequence,
+    /// Bytes of records that are settled or superseded.
+    dead: u64,
+    collections: BTreeMap<String, Collection>,
+    /// What was settled and could not be written down.
+    owed: Vec<Record<'static>>,
+    /// The file is longer than `length`: the rest of a record that could not be written.
+    ragged: bool,
+    /// An `fdatasync` has failed.
+    distrusted: bool,
+    /// Nothing may be taken away: something in the log could not be read, nor kept in another place.
+    frozen: bool,
+    /// After a rewrite that failed: not again before the log has this length.
+    rewrite_at: u64,
+}
+
+#[derive(Debug, Default)]
+struct Collection {
+    /// Size in the log of each record that is neither settled nor superseded.
+    records: BTreeMap<Sequence, u64>,
+    files: Files,
+}
+
+impl Log {
+    /// Makes a log in a folder that has none.
+    pub(super) fn create(folder: &Path, limit: u64) -> Result<Log, Error> {
+        let path = folder.join(FILE);
+        let file = place::write(&path, &[]).map_err(Error::at("make", &path))?;
+        Ok(Log::of(folder, file, 0, limit, &Pending::default(), 0))
+    }
+
+    /// Goes on with a log of `length` bytes. `kept` says that it may be rewritten.
+    pub(super) fn resume(folder: &Path, length: u64, pending: &Pending, kept: bool) -> Result<Log, Error> {
+        let path = folder.join(FILE);
+        let file = place::open(&path, OpenOptions::new().read(true).append(true).create(true));
+        let mut log = Log::of(folder, file.map_err(Error::at("open", &path))?, length, u64::MAX, pending, 0);
+        log.frozen = !kept;
+        Ok(log)
+    }
+
+    fn of(folder: &Path, file: File, length: u64, limit: u64, pending: &Pending, live: u64) -> Log {
+        let mut collections: BTreeMap<String, Collection> = BTreeMap::new();
+        let each = pending.collections.iter().flat_map(|(uuid, changes)| changes.iter().map(move |pair| (uuid, pair)));
+        for (uuid, (sequence, change)) in each {
+            let collection = collections.entry(uuid.clone()).or_default();
+            // Sizes are not told here; they only serve to judge when a rewrite pays, and the caller's sum does for that.
+            collection.records.insert(*sequence, 0);
+            collection.files.supersedes(*sequence, &change.operation);
+        }
+        Log {
+            folder: folder.to_owned(),
+            file: Arc::new(file),
+            length,
+            limit,
+            last: pending.last,
+            dead: length - live.min(length),
+            collections,
+            owed: Vec::new(),
+            ragged: false,
+            distrusted: false,
+            frozen: false,
+            rewrite_at: 0,
+        }
+    }
+
+    pub(super) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(super) fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.collections.is_empty()
+    }
+
+    pub(super) fn pending(&self, collection: &str) -> usize {
+        self.collections.get(collection).map_or(0, |collection| collection.records.len())
+    }
+
+    pub(super) fn collections(&self) -> Vec<String> {
+        self.collections.keys().cloned().collect()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(FILE)
+    }
+
+    /// Writes a change down.
+    pub(super) fn append(&mut self, collection: &str, change: &Change) -> Result<Sequence, Error> {
+        let sequence = Sequence(self.last.0 + 1);
+        let record = Record::Change { sequence, collection: collection.into(), change: Cow::Borrowed(change) };
+        let bytes = encode(&record)?;
+        let size = bytes.len() as u64;
+        let fits = |length: u64| length.saturating_add(size) <= self.limit;
+        // Only where that makes enough room: else a full log would be written anew for each change that is refused.
+        if !fits(self.length) && fits(self.length.saturating_sub(self.dead)) && !self.frozen {
+            self.rewrite()?;
+        }
+        if self.length.saturating_add(size) > self.limit {
+            return Err(Error::Full { folder: self.folder.clone(), limit: self.limit });
+        }
+        // Also a failed append uses its number up: a rest of it may be in the file.
+        self.last = sequence;
+        self.pay();
+        self.write(&bytes)?;
+        let entry = self.collections.entry(collection.to_owned()).or_default();
+        for earlier in entry.files.supersedes(sequence, &change.operation) {
+            self.dead += entry.records.remove(&earlier).unwrap_or(0);
+        }
+        entry.records.insert(sequence, size);
+        self.tidy();
+        Ok(sequence)
+    }
+
+    /// Takes note that the server has all up to this sequence, and these bases.
+    pub(super) fn settle(
+        &mut self,
+        collection: &str,
+        up_to: Sequence,
+        bases: Vec<(Vec<u8>, Base)>,
+    ) -> Result<(), Error> {
+        let Some(entry) = self.collections.get_mut(collection) else { return Ok(()) };
+        let before = entry.records.len();
+        let dead = &mut self.dead;
+        entry.records.retain(|sequence, size| {
+            let stays = *sequence > up_to;
+            *dead += if stays { 0 } else { *size };
+            stays
+        });
+        entry.files.settle(up_to);
+        if entry.records.len() == before && bases.is_empty() {
+            return Ok(());
+        }
+        if entry.records.is_empty() {
+            self.collections.remove(collection);
+        }
+        if self.tidy() {
+            return Ok(());
+        }
+        let record = Record::Settled { collection: collection.to_owned().into(), up_to, bases };
+        self.owed.push(record);
+        self.pay_all()
+    }
+
+    /// As [`Log::pay_all`]; what cannot be paid now is tried again with the next record.
+    fn pay(&mut self) {
+        if let Err(error) = self.pay_all() {
+            tracing::debug!(%error, "what is settled could not be noted in the journal yet");
+        }
+    }
+
+    /// Writes down what was settled. The limit does not hold for this: it is what makes room.
+    fn pay_all(&mut self) -> Result<(), Error> {
+        while let Some(record) = self.owed.first() {
+            let bytes = encode(record)?;
+            self.write(&bytes)?;
+            self.dead += bytes.len() as u64;
+            self.owed.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Appends whole or not at all.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if self.ragged {
+            self.ragged = self.file.set_len(self.length).is_err();
+            if self.ragged {
+                // The rest stays, and the record goes behind it, where its mark is found.
+                let metadata = self.file.metadata().map_err(Error::at("look at", &self.path()))?;
+                self.length = metadata.len();
+                self.ragged = false;
+            }
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match (&*self.file).write(rest) {
+                Ok(0) => return Err(self.revert(io::ErrorKind::WriteZero.into())),
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.revert(error)),
+            }
+        }
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn revert(&mut self, source: io::Error) -> Error {
+        self.ragged = self.file.set_len(self.length).is_err();
+        Error::disk("write to", &self.path(), source)
+    }
+
+    /// An `fdatasync` has failed, see the module's essay.
+    pub(super) fn distrust(&mut self) {
+        self.distrusted = true;
+    }
+
+    /// Makes good for an `fdatasync` that failed earlier.
+    pub(super) fn regain_trust(&mut self) -> Result<(), Error> {
+        if self.distrusted && !self.frozen { self.rewrite() } else { Ok(()) }
+    }
+
+    /// Makes the log short where that pays. True if it is empty now.
+    fn tidy(&mut self) -> bool {
+        if self.frozen {
+            return false;
+        }
+        if self.is_empty() {
+            match self.file.set_len(0) {
+                Ok(()) => {
+                    self.length = 0;
+                    self.dead = 0;
+                    self.rewrite_at = 0;
+                    self.ragged = false;
+                    self.distrusted = false;
+                    self.owed.clear();
+                    return true;
+                }
+                Err(error) => tracing::warn!(path = %self.path().display(), %error, "cannot empty the journal"),
+            }
+        } else if self.dead > WORTH
+            && self.dead > self.length / 2
+            && self.length >= self.rewrite_at
+            && let Err(error) = self.rewrite()
+        {
+            self.rewrite_at = self.length + WORTH;
+            tracing::warn!(path = %self.path().display(), %error, "cannot shorten the journal");
+        }
+        false
+    }
+
+    /// Writes what is pending to a new file and puts it in the place of the old one.
+    pub(super) fn rewrite(&mut self) -> Result<(), Error> {
+        let path = self.path();
+        let bytes = place::read(&path).map_err(Error::at("read", &path))?;
+        let mut pending = Pending::default();
+        decode(&bytes).records.into_iter().for_each(|(record, _)| pending.apply(record));
+        self.owed.iter().cloned().for_each(|record| pending.apply(record));
+        drop(bytes);
+        for (uuid, collection) in &self.collections {
+            let found = pending.collections.get(uuid);
+            let is_there = |sequence| found.is_some_and(|found| found.contains_key(sequence));
+            if !collection.records.keys().all(is_there) {
+                return Err(Error::Changed { path, problem: "records are missing" });
+            }
+        }
+        pending.thin();
+        pending.last = pending.last.max(self.last);
+        let limit = self.limit;
+        *self = Log::replace(&self.folder, &pending)?;
+        self.limit = limit;
+        Ok(())
+    }
+
+    /// A log of nothing but what is pending, on the disk when this returns, in the place of what there was.
+    pub(super) fn replace(folder: &Path, pending: &Pending) -> Result<Log, Error> {
+        let (path, new) = (folder.join(FILE), folder.join(NEW));
+        let mut bytes = Vec::new();
+        let mut sizes = BTreeMap::new();
+        for (uuid, changes) in &pending.collections {
+            for (sequence, change) in changes {
+                let change = Cow::Borrowed(change);
+                let record = encode(&Record::Change { sequence: *sequence, collection: uuid.into(), change })?;
+                sizes.insert(*sequence, record.len() as u64);
+                bytes.extend_from_slice(&record);
+            }
+        }
+        let made = remove_if_there(&new)
+            .and_then(|()| place::write(&new, &bytes))
+            .and_then(|file| std::fs::rename(&new, &path).map(|()| file));
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                // It is of no use, and its room may be what is missing.
+                let _ = remove_if_there(&new);
+                return Err(Error::disk("write", &new, error));
+            }
+        };
+        let length = bytes.len() as u64;
+        let mut log = Log::of(folder, file, length, u64::MAX, pending, length);
+        // The old log has no name any more, so there is no way back. After a crash of the machine it may have one again:
+        // then what was written since is missing, which the next durable append mends.
+        log.distrusted = place::sync(folder).is_err();
+        for (sequence, size) in log.collections.values_mut().flat_map(|collection| &mut collection.records) {
+            *size = sizes.get(sequence).copied().unwrap_or(0);
+        }
+        Ok(log)
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,144 @@
+//! From records to what is pending, and what of it can be left out. Pure.
+//!
+//! A change is *superseded* when a later record says all of a file's content again and nothing in between has touched the
+//! path or a folder above it: then nobody can tell whether the earlier one ever was. All else stays, in order.
+
+use super::change::{Base, Change, Operation, Sequence};
+use super::record::Record;
+use std::collections::{BTreeMap, HashMap};
+
+/// Changes of one collection that the server has not got, in order.
+pub type Changes = BTreeMap<Sequence, Change>;
+
+/// What a log comes to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// By collection; none is empty.
+    pub collections: BTreeMap<String, Changes>,
+    /// The highest sequence that was seen.
+    pub last: Sequence,
+}
+
+impl Pending {
+    /// Takes a record into account. Records must come in the order of the log.
+    pub fn apply(&mut self, record: Record<'_>) {
+        match record {
+            Record::Change { sequence, collection, change } => {
+                self.last = self.last.max(sequence);
+                self.collections.entry(collection.into_owned()).or_default().insert(sequence, change.into_owned());
+            }
+            Record::Settled { collection, up_to, bases } => {
+                self.last = self.last.max(up_to);
+                self.settle(&collection, up_to, bases);
+            }
+        }
+    }
+
+    fn settle(&mut self, collection: &str, up_to: Sequence, bases: Vec<(Vec<u8>, Base)>) {
+        let Some(changes) = self.collections.get_mut(collection) else { return };
+        changes.retain(|sequence, _| *sequence > up_to);
+        // The latest word on these paths, so the latest change carries them.
+        match changes.values_mut().next_back() {
+            Some(change) => bases.into_iter().for_each(|(path, base)| state(change, path, base)),
+            None => drop(self.collections.remove(collection)),
+        }
+    }
+
+    /// Makes all that is said of a path's base agree (the latest is right), and drops what is superseded.
+    pub fn thin(&mut self) {
+        self.collections.values_mut().for_each(thin);
+    }
+}
+
+/// Says what the server had at a path, in place of what the change said so far.
+fn state(change: &mut Change, path: Vec<u8>, base: Base) {
+    match change.bases.iter_mut().find(|(known, _)| *known == path) {
+        Some((_, known)) => *known = base,
+        None => change.bases.push((path, base)),
+    }
+}
+
+/// What the server had at each path that was touched: the latest word of each.
+pub fn bases<'c>(changes: impl IntoIterator<Item = &'c Change>) -> HashMap<&'c [u8], &'c Base> {
+    changes.into_iter().flat_map(|change| &change.bases).map(|(path, base)| (path.as_slice(), base)).collect()
+}
+
+/// See [`Pending::thin`].
+pub fn thin(changes: &mut Changes) {
+    let latest: HashMap<Vec<u8>, Base> =
+        bases(changes.values()).into_iter().map(|(path, base)| (path.to_owned(), base.clone())).collect();
+    for change in changes.values_mut() {
+        for (path, base) in &mut change.bases {
+            if let Some(latest) = latest.get(path) {
+                base.clone_from(latest);
+            }
+        }
+    }
+    let mut files = Files::default();
+    let pairs: Vec<(Sequence, Sequence)> = changes
+        .iter()
+        .flat_map(|(sequence, change)| {
+            let superseded = files.supersedes(*sequence, &change.operation);
+            superseded.into_iter().map(|earlier| (earlier, *sequence))
+        })
+        .collect();
+    for (earlier, later) in pairs {
+        let Some(earlier) = changes.remove(&earlier) else { continue };
+        let Some(later) = changes.get_mut(&later) else { continue };
+        for (path, base) in earlier.bases {
+            state(later, path, base);
+        }
+    }
+}
+
+/// The last word on each file that nothing has touched since: the record that set its time, if a later one has only the
+/// content, and that later one; each with whether it sets a time.
+#[derive(Debug, Default)]
+pub struct Files(BTreeMap<Vec<u8>, Vec<(Sequence, bool)>>);
+
+impl Files {
+    /// Takes a change into account, and tells which earlier ones it makes superfluous.
+    pub fn supersedes(&mut self, sequence: Sequence, operation: &Operation) -> Vec<Sequence> {
+        match operation {
+            Operation::File { path, modified, .. } => {
+                let has_time = modified.is_some();
+                let earlier = self.0.entry(path.clone()).or_default();
+                // A time that somebody set would be lost with its record, unless this one sets it again.
+                let kept = earlier.iter().filter(|(_, had_time)| *had_time && !has_time).count();
+                let superseded = earlier.split_off(kept);
+                earlier.push((sequence, has_time));
+                return superseded.into_iter().map(|(sequence, _)| sequence).collect();
+            }
+            Operation::MakeDirectory { path } | Operation::Remove { path } | Operation::Modified { path, .. } => {
+                self.touch(path);
+            }
+            Operation::Rename { from, to } => {
+                self.touch(from);
+                self.touch(to);
+            }
+        }
+        Vec::new()
+    }
+
+    /// Forgets the path and all below it.
+    fn touch(&mut self, path: &[u8]) {
+        if path.is_empty() {
+            return self.0.clear();
+        }
+        self.0.remove(path);
+        // Between "path/" and "path0", the byte after the slash.
+        let range = [path, b"/"].concat()..[path, b"0"].concat();
+        let below: Vec<Vec<u8>> = self.0.range(range).map(|(path, _)| path.clone()).collect();
+        for path in &below {
+            self.0.remove(path);
+        }
+    }
+
+    /// Forgets what has come up to this sequence.
+    pub fn settle(&mut self, up_to: Sequence) {
+        self.0.retain(|_, records| {
+            records.retain(|(sequence, _)| *sequence > up_to);
+            !records.is_empty()
+        });
+    }
+}

@@ -1,0 +1,251 @@
+//! Outages that a journal must survive, and models of what it must remember.
+
+use super::*;
+use crate::dirty::Content;
+use crate::dirty::content::{Extent, Source};
+use chrono::{DateTime, Utc};
+use std::os::unix::fs::PermissionsExt;
+
+mod crash;
+mod disk;
+mod model;
+mod records;
+
+const ONE: &str = "zzzzz-4zz18-000000000000001";
+const TWO: &str = "zzzzz-4zz18-000000000000002";
+const NO_LIMIT: u64 = u64::MAX;
+
+fn time(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(seconds, 0).unwrap()
+}
+
+fn change(operation: Operation) -> Change {
+    Change { operation, bases: Vec::new(), time: time(1) }
+}
+
+fn file(path: &str, bytes: &[u8]) -> Change {
+    let source = Source::Inline(bytes.to_vec().into());
+    let extents = vec![Extent { length: bytes.len() as u64, source }];
+    let content = Content { size: bytes.len() as u64, backing: None, extents };
+    change(Operation::File { path: path.into(), content, modified: None })
+}
+
+fn info() -> Info {
+    Info::of_process(Path::new("/mnt/keep"))
+}
+
+/// The folder of an account in a folder that goes with the test.
+fn account() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let account =
+        place::account_folder(&directory.path().join("state"), "zzzzz", "zzzzz-tpzed-000000000000000").unwrap();
+    (directory, account)
+}
+
+/// As after `kill -9`: the lock is gone, and nothing has been tidied up.
+fn kill(journal: Journal) -> PathBuf {
+    let folder = journal.folder().to_owned();
+    let lock = journal.lock.try_clone().unwrap();
+    std::mem::forget(journal);
+    // `flock` belongs to the open file, so this releases it for the forgotten descriptor, too.
+    nix::fcntl::Flock::lock(lock, FlockArg::LockSharedNonblock).map(drop).map_err(|(_, errno)| errno).unwrap();
+    folder
+}
+
+fn recovered(account: &Path) -> Recovered {
+    let mut all = Journal::recover(account).unwrap();
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.pop().unwrap()
+}
+
+fn paths(recovered: &Recovered, collection: &str) -> Vec<String> {
+    let changes = recovered.collections.get(collection).into_iter().flatten();
+    changes.map(|(_, change)| String::from_utf8_lossy(change.operation.path()).into_owned()).collect()
+}
+
+#[test]
+fn what_a_killed_mount_has_written_down_is_found_by_the_next() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    journal.append(ONE, &file("a", b"1"), false).unwrap();
+    let up_to = journal.append(ONE, &file("b", b"2"), true).unwrap();
+    journal.append(TWO, &file("c", b"3"), false).unwrap();
+    let last = journal.append(ONE, &file("d", b"4"), false).unwrap();
+    journal.settled(ONE, up_to).unwrap();
+    assert!(journal.pending(ONE) && journal.pending(TWO) && !journal.pending("x"));
+    kill(journal);
+
+    let found = recovered(&account);
+    assert_eq!((paths(&found, ONE), paths(&found, TWO)), (vec!["d".to_owned()], vec!["c".to_owned()]));
+    assert_eq!(found.damage, None);
+    assert_eq!(found.info.as_ref().unwrap().mount_point, Path::new("/mnt/keep"));
+    // It goes on where it was.
+    assert!(found.journal.append(ONE, &file("e", b"5"), false).unwrap() > last);
+    kill(found.journal);
+    assert_eq!(paths(&recovered(&account), ONE), ["d", "e"]);
+}
+
+#[test]
+fn a_mount_that_ends_with_all_saved_leaves_nothing_and_otherwise_its_journal() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let folder = journal.folder().to_owned();
+    std::fs::write(journal.data_folder().join("1"), b"x").unwrap();
+    let sequence = journal.append(ONE, &file("a", b"1"), false).unwrap();
+    drop(journal);
+    assert!(folder.exists());
+    let found = recovered(&account);
+    assert!(found.journal.data_folder().join("1").exists());
+    found.journal.settled(ONE, sequence).unwrap();
+    assert_eq!(found.journal.size(), 0, "nothing is pending");
+    assert!(found.journal.close());
+    assert_eq!(std::fs::read_dir(&account).unwrap().count(), 0);
+
+    // One that was killed with nothing in it is tidied up by the next.
+    let folder = kill(Journal::create(&account, &info(), NO_LIMIT).unwrap());
+    assert!(Journal::recover(&account).unwrap().is_empty());
+    assert!(!folder.exists());
+}
+
+#[test]
+fn a_journal_that_a_mount_holds_is_not_taken_over_nor_discarded_by_anybody() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    journal.append(ONE, &file("a", b"1"), false).unwrap();
+    assert!(is_running(journal.folder()));
+    assert!(Journal::recover(&account).unwrap().is_empty());
+    assert!(matches!(discard(journal.folder()), Err(Error::Running { .. })));
+    let lock = journal.folder().join(LOCK);
+    // Another process.
+    let asks = |lock: &Path| std::process::Command::new("flock").arg("-n").arg(lock).arg("true").status().unwrap();
+    assert!(!asks(&lock).success());
+
+    let found = {
+        let folder = kill(journal);
+        assert!(!is_running(&folder));
+        assert!(asks(&lock).success());
+        recovered(&account)
+    };
+    assert!(is_running(found.journal.folder()));
+    assert!(Journal::recover(&account).unwrap().is_empty(), "taken over once");
+    let folder = kill(found.journal);
+    discard(&folder).unwrap();
+    assert!(Journal::recover(&account).unwrap().is_empty() && !folder.exists());
+}
+
+#[test]
+fn journals_of_other_accounts_are_left_alone() {
+    let (directory, account) = account();
+    let other = place::account_folder(&directory.path().join("state"), "zzzzz", "zzzzz-tpzed-anotheruser0000").unwrap();
+    let journal = Journal::create(&other, &info(), NO_LIMIT).unwrap();
+    journal.append(ONE, &file("a", b"1"), false).unwrap();
+    kill(journal);
+    assert!(Journal::recover(&account).unwrap().is_empty());
+    assert_eq!(Journal::recover(&other).unwrap().len(), 1);
+}
+
+#[test]
+fn nobody_else_can_read_a_journal() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    journal.append(ONE, &file("a", b"1"), false).unwrap();
+    let mode = |path: &Path| path.symlink_metadata().unwrap().permissions().mode() & 0o777;
+    for folder in [&account, journal.folder(), &journal.data_folder()] {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+    for name in [LOCK, log::FILE, info::FILE] {
+        assert_eq!(mode(&journal.folder().join(name)), 0o600, "{name}");
+    }
+}
+
+#[test]
+fn a_link_in_the_way_is_not_followed() {
+    let (directory, account) = account();
+    let elsewhere = directory.path().join("elsewhere");
+    std::fs::create_dir_all(account.parent().unwrap()).unwrap();
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &account).unwrap();
+    assert!(matches!(Journal::create(&account, &info(), NO_LIMIT), Err(Error::NotOurs { .. })));
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+
+    std::fs::remove_file(&account).unwrap();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    journal.append(ONE, &file("a", b"1"), false).unwrap();
+    let folder = kill(journal);
+    let log = folder.join(log::FILE);
+    std::fs::rename(&log, elsewhere.join("log")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("log"), &log).unwrap();
+    assert!(Journal::recover(&account).unwrap().is_empty());
+    assert!(folder.exists(), "kept as it is");
+}
+
+#[test]
+fn a_journal_below_the_mount_point_is_refused() {
+    let (directory, account) = account();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(directory.path(), &link).unwrap();
+    for mount_point in [directory.path(), &link, &account] {
+        let info = Info { mount_point: mount_point.to_owned(), ..info() };
+        assert!(matches!(Journal::create(&account, &info, NO_LIMIT), Err(Error::BelowMount { .. })));
+        assert!(!account.exists(), "nothing was made");
+    }
+    let beside = Info { mount_point: directory.path().join("stat"), ..info() };
+    Journal::create(&account, &beside, NO_LIMIT).unwrap();
+}
+
+#[test]
+fn a_torn_record_ends_the_log_and_is_kept_and_said() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    journal.append(ONE, &file("a", b"1"), false).unwrap();
+    let last = journal.append(ONE, &file("b", b"2"), false).unwrap();
+    let log = journal.folder().join(log::FILE);
+    kill(journal);
+    let whole = std::fs::read(&log).unwrap();
+    std::fs::write(&log, &whole[..whole.len() - 1]).unwrap();
+
+    let found = recovered(&account);
+    assert_eq!(paths(&found, ONE), ["a"]);
+    let damage = found.damage.unwrap();
+    assert!(damage.contains("not a whole record") && damage.contains(contents::DAMAGED), "{damage}");
+    found.journal.settled(ONE, last).unwrap();
+    assert!(!found.journal.close(), "it has something that nobody has looked at");
+    let again = recovered(&account);
+    assert!(again.collections.is_empty() && again.damage.is_some());
+    let kept = Contents::read(again.journal.folder()).unwrap().put_aside;
+    assert_eq!(std::fs::read(again.journal.folder().join(&kept[0])).unwrap(), whole[..whole.len() - 1]);
+}
+
+#[test]
+fn our_own_commit_does_not_look_like_another_clients() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let with = |path: &str, base| Change { bases: vec![(path.into(), base)], ..file(path, b"1") };
+    let first = journal.append(ONE, &with("a", Base::Absent), false).unwrap();
+    journal.append(ONE, &with("a", Base::Absent), false).unwrap();
+    journal.append(ONE, &change(Operation::Remove { path: "b".into() }), false).unwrap();
+    journal.append(ONE, &with("a", Base::Absent), false).unwrap();
+    let ours = Base::File { pieces: vec![Piece { locator: "x+1".into(), block_size: 1, offset: 0, length: 1 }] };
+    journal.settled_with(ONE, first, vec![(b"a".to_vec(), ours.clone())]).unwrap();
+    kill(journal);
+    let found = recovered(&account);
+    let bases: Vec<_> = found.collections[ONE].iter().flat_map(|(_, change)| &change.bases).collect();
+    assert!(!bases.is_empty() && bases.iter().all(|(path, base)| path == b"a" && *base == ours), "{bases:?}");
+}
+
+#[test]
+fn no_signature_is_shown() {
+    let locator = format!("{}+3+A{}@65000000", "0".repeat(32), "1".repeat(40));
+    let piece = Piece { locator, block_size: 3, offset: 0, length: 3 };
+    assert!(!format!("{:?}", Base::File { pieces: vec![piece] }).contains("11111"));
+}
+
+#[test]
+fn places_follow_the_rules_of_xdg() {
+    let root = |state: Option<&str>, home: Option<&str>| place::root_of(state.map(Into::into), home.map(Into::into));
+    assert_eq!(root(Some("/s"), Some("/h")).unwrap(), Path::new("/s/arvados/journal"));
+    assert_eq!(root(Some("s"), Some("/h")).unwrap(), Path::new("/h/.local/state/arvados/journal"));
+    assert_eq!(root(None, Some("/h")).unwrap(), Path::new("/h/.local/state/arvados/journal"));
+    assert!(matches!(root(None, None), Err(Error::NoPlace)));
+    assert!(place::account_folder(Path::new("/s"), "..", "/x").is_err());
+}

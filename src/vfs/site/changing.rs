@@ -1,0 +1,425 @@
+//! Changing names, and the content of files.
+//!
+//! What is inside a collection goes to its actor; in a project there are collections, each of which is one request; everywhere
+//! else nothing can be changed. Which promise an operation keeps before it returns is decided here, from `--sync`:
+//!
+//! | | `close` | `fsync` | `idle`, `periodic`, `exit` |
+//! |---|---|---|---|
+//! | unlink, rmdir, rename | on the server | in the journal | in the journal |
+//! | mkdir, mknod, truncate by path | in the journal | in the journal | in the journal |
+//! | close | on the server | in the journal | in the journal |
+//! | fsync | on the server | on the server | in the journal, on the disk |
+
+use super::{Directory, Site};
+use crate::actors;
+use crate::actors::collection::operation::{Applied, Moved, Operation};
+use crate::actors::collection::saving::{Files, Need, SyncMode};
+use crate::actors::collection::{CollectionCell, CollectionState, Kind as CollectionKind, Writing};
+use crate::actors::listing::{Item, ListingCell, Source, Target};
+use crate::dirty::Place;
+use crate::keep::manifest::check_new_name;
+use crate::tree::NodeId;
+use crate::vfs::handle::{Open, OpenFile, Writer};
+use crate::vfs::object::{Content, Object, Pinned, RECORD_FILE};
+use crate::vfs::{Access, Change, Entry, Error, Handle, Inode, Opened, PageCache};
+use chrono::{DateTime, Utc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Where something is to be changed.
+enum Spot {
+    Collection { object: Pinned, cell: Arc<CollectionCell>, state: Arc<CollectionState>, node: NodeId },
+    Project { object: Pinned, cell: Arc<ListingCell>, uuid: String },
+}
+
+impl Site {
+    /// Can anything be changed in this mount at all?
+    pub(super) fn can_change(&self) -> bool {
+        self.supervisor.environment().writing.is_some()
+    }
+
+    fn writing(&self) -> Result<&Arc<Writing>, Error> {
+        self.supervisor.environment().writing.as_ref().ok_or(Error::ReadOnly)
+    }
+
+    /// What an operation on names promises.
+    fn need_of_names(&self) -> Need {
+        match self.supervisor.environment().writing.as_ref().map(|writing| writing.sync) {
+            Some(SyncMode::Close) => Need::Server,
+            _ => Need::Journal,
+        }
+    }
+
+    fn need_of_close(&self) -> Need {
+        self.need_of_names()
+    }
+
+    fn need_of_sync(&self) -> Need {
+        match self.supervisor.environment().writing.as_ref().map(|writing| writing.sync) {
+            Some(SyncMode::Close | SyncMode::Fsync) => Need::Server,
+            _ => Need::Disk,
+        }
+    }
+
+    /// The directory `parent` as a place for changes (arv-mount.md 3.1: EROFS in a mount that cannot write, EPERM where
+    /// nothing can be written).
+    async fn place(&self, parent: Inode) -> Result<Spot, Error> {
+        self.writing()?;
+        match self.directory(parent, false).await? {
+            Directory::Inside { object, state, node } => {
+                let Content::Collection { cell, .. } = &object.content else { return Err(Error::NotWritable) };
+                if state.is_immutable() {
+                    return Err(Error::NotWritable);
+                }
+                let cell = cell.clone();
+                Ok(Spot::Collection { object, cell, state, node })
+            }
+            Directory::Top(object) => {
+                let Content::Listing { source: Source::Project(uuid), cell } = &object.content else {
+                    return Err(Error::NotWritable);
+                };
+                let (uuid, cell) = (uuid.clone(), cell.clone());
+                if !self.is_writable_project(&uuid).await? {
+                    return Err(Error::NotWritable);
+                }
+                Ok(Spot::Project { object, cell, uuid })
+            }
+        }
+    }
+
+    pub(super) async fn is_writable_project(&self, uuid: &str) -> Result<bool, Error> {
+        Ok(self.supervisor.can_write(uuid).await?)
+    }
+
+    fn entry_of(&self, object: &Object, applied: &Applied) -> Result<Entry, Error> {
+        let node = applied.state.node(applied.number).ok_or(Error::Stale)?;
+        let valid = self.freshness.of(false);
+        Ok(Entry { attributes: self.node_attributes(object, &applied.state, node), valid })
+    }
+
+    /// Makes a file, a directory, or a collection in a project.
+    pub(super) async fn make(&self, parent: Inode, name: &[u8], is_directory: bool) -> Result<Entry, Error> {
+        match self.place(parent).await? {
+            Spot::Collection { object, cell, state, node } => {
+                check_new_name(name, node == NodeId::ROOT)?;
+                let number = state.number(node);
+                let operation = Operation::Make { parent: number, name: name.to_vec(), is_directory, open: false };
+                let applied = self.supervisor.apply(&cell, operation, Need::Journal).await?;
+                let entry = self.entry_of(&object, &applied)?;
+                self.objects.remember(object.slot);
+                Ok(entry)
+            }
+            Spot::Project { .. } if !is_directory => Err(Error::NotSupported),
+            Spot::Project { object, cell, uuid } => {
+                let text = std::str::from_utf8(name).map_err(|_| crate::keep::manifest::NameProblem::NotUtf8)?;
+                if self.supervisor.find(&cell, name).await?.is_some() {
+                    return Err(Error::Exists);
+                }
+                let classes = self.writing()?.storage_classes.clone();
+                let item = self.supervisor.make_collection(&uuid, &cell, text, &classes).await?;
+                let entry = self.door_of(&object, &item);
+                self.objects.remember(object.slot);
+                Ok(entry)
+            }
+        }
+    }
+
+    fn door_of(&self, object: &Object, item: &Item) -> Entry {
+        let inode = Inode::new(object.slot, item.number);
+        let behind = crate::vfs::object::Behind::of(&item.target);
+        self.door(inode, &behind, super::attributes::timestamp(item.modified))
+    }
+
+    pub(super) async fn create_file(
+        &self,
+        parent: Inode,
+        name: &[u8],
+        access: Access,
+        exclusive: bool,
+    ) -> Result<(Entry, Opened), Error> {
+        let (object, cell, state, node) = match self.place(parent).await? {
+            Spot::Collection { object, cell, state, node } => (object, cell, state, node),
+            Spot::Project { .. } => return Err(Error::NotSupported),
+        };
+        check_new_name(name, node == NodeId::ROOT)?;
+        let operation =
+            Operation::Make { parent: state.number(node), name: name.to_vec(), is_directory: false, open: true };
+        let applied = match self.supervisor.apply(&cell, operation, Need::Nothing).await {
+            Ok(applied) => applied,
+            Err(actors::Error::Exists) if !exclusive => {
+                let state = self.supervisor.collection_state(&cell, false).await?;
+                let found = state.snapshot.lookup(node, name).ok_or(Error::Stale)?;
+                let inode = Inode::new(object.slot, state.number(found));
+                let opened = self.open_for_writing(object, &cell, inode, access).await?;
+                let entry = self.attributes(inode).await?;
+                self.objects.remember(inode.slot());
+                return Ok((entry, opened));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let entry = self.entry_of(&object, &applied)?;
+        self.objects.remember(object.slot);
+        let opened = self.opened(object, &applied, access, true)?;
+        Ok((entry, opened))
+    }
+
+    /// Opens a file of a collection for writing.
+    pub(super) async fn open_for_writing(
+        &self,
+        object: Pinned,
+        cell: &Arc<CollectionCell>,
+        inode: Inode,
+        access: Access,
+    ) -> Result<Opened, Error> {
+        let operation = Operation::Open { number: inode.number() };
+        let applied = self.supervisor.apply(cell, operation, Need::Nothing).await?;
+        let opened = self.opened(object, &applied, access, false)?;
+        if access.truncate
+            && let Some(draft) = &applied.draft
+            && draft.file.size() > 0
+        {
+            self.change_file(cell, inode.number(), &applied, 0).await?;
+            if let Some(open) = self.handles.get(opened.handle)
+                && let Open::File(OpenFile { writer: Some(writer), .. }) = open.as_ref()
+            {
+                writer.has_written.store(true, Ordering::Release);
+            }
+        }
+        Ok(opened)
+    }
+
+    fn opened(&self, object: Pinned, applied: &Applied, access: Access, is_new: bool) -> Result<Opened, Error> {
+        let node = applied.state.node(applied.number).ok_or(Error::Stale)?;
+        let attributes = self.node_attributes(&object, &applied.state, node);
+        let writer = applied.draft.clone().map(|draft| Writer {
+            draft,
+            append: access.append,
+            has_written: AtomicBool::new(false),
+            is_new: AtomicBool::new(is_new),
+        });
+        let inode = Inode::new(object.slot, applied.number);
+        let file = OpenFile { inode, object, state: applied.state.clone(), node, attributes, writer };
+        Ok(Opened { handle: self.handles.add(Open::File(file)), pages: PageCache::Keep })
+    }
+
+    /// Changes the size of a file that is open for writing.
+    async fn change_file(
+        &self,
+        cell: &Arc<CollectionCell>,
+        number: u32,
+        applied: &Applied,
+        size: u64,
+    ) -> Result<(), Error> {
+        let Some(draft) = &applied.draft else { return Err(Error::Stale) };
+        draft.file.truncate(size).await.map_err(actors::Error::from)?;
+        if draft.announce() {
+            self.supervisor.apply(cell, Operation::Written { number }, Need::Nothing).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn change(&self, inode: Inode, handle: Option<Handle>, change: Change) -> Result<Entry, Error> {
+        let object = self.objects.get(inode.slot()).ok_or(Error::Stale)?;
+        let Content::Collection { cell, .. } = &object.content else {
+            return if change.size.is_some() { Err(Error::NotWritable) } else { self.attributes(inode).await };
+        };
+        let can_change = self.can_change() && cell.kind() != CollectionKind::Immutable && inode.number() != RECORD_FILE;
+        if !can_change {
+            // Times, owner and mode are accepted and ignored (2.8), a size is not.
+            return match change.size {
+                Some(_) if !self.can_change() => Err(Error::ReadOnly),
+                Some(_) => Err(Error::NotWritable),
+                None => self.attributes(inode).await,
+            };
+        }
+        let number = inode.number();
+        if let Some(size) = change.size {
+            let open = handle.and_then(|handle| self.handles.get(handle));
+            match open.as_deref() {
+                Some(Open::File(OpenFile { writer: Some(writer), .. })) => {
+                    writer.draft.file.truncate(size).await.map_err(actors::Error::from)?;
+                    writer.has_written.store(true, Ordering::Release);
+                    if writer.draft.announce() {
+                        self.supervisor.apply(cell, Operation::Written { number }, Need::Nothing).await?;
+                    }
+                }
+                _ => {
+                    self.supervisor.collection_state(cell, false).await?;
+                    let applied = self.supervisor.apply(cell, Operation::Open { number }, Need::Nothing).await?;
+                    let result = self.change_file(cell, number, &applied, size).await;
+                    self.supervisor.apply(cell, Operation::Close { number }, Need::Journal).await?;
+                    result?;
+                }
+            }
+        }
+        if let Some(time) =
+            change.modified.and_then(|time| DateTime::<Utc>::from_timestamp(time.seconds, time.nanoseconds))
+        {
+            self.supervisor.collection_state(cell, false).await?;
+            self.supervisor.apply(cell, Operation::SetModified { number, time }, Need::Nothing).await?;
+        }
+        self.attributes(inode).await
+    }
+
+    pub(super) async fn write_file(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> Result<(), Error> {
+        let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
+        let Open::File(file) = open.as_ref() else { return Err(Error::NotWritable) };
+        let Some(writer) = &file.writer else { return Err(Error::NotWritable) };
+        let place = if writer.append && !pages { Place::End } else { Place::At(offset) };
+        writer.draft.file.write(place, data).await.map_err(actors::Error::from)?;
+        writer.has_written.store(true, Ordering::Release);
+        if writer.draft.announce() {
+            let Content::Collection { cell, .. } = &file.object.content else { return Err(Error::Stale) };
+            let number = file.inode.number();
+            if let Err(error) = self.supervisor.apply(cell, Operation::Written { number }, Need::Nothing).await {
+                // Nobody knows of the change: the next write tells again.
+                writer.draft.retract();
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Saves what was written through a handle, as far as `need` says.
+    async fn save_file(&self, handle: Handle, need: Need, always: bool) -> Result<(), Error> {
+        let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
+        let Open::File(file) = open.as_ref() else { return Ok(()) };
+        let Content::Collection { cell, .. } = &file.object.content else { return Ok(()) };
+        let (files, need) = match &file.writer {
+            Some(writer) if writer.has_written.swap(false, Ordering::AcqRel) => {
+                writer.is_new.store(false, Ordering::Release);
+                (Files::One(file.inode.number()), need)
+            }
+            Some(_) if always => (Files::One(file.inode.number()), need),
+            // `echo x > f` closes a copy before its first write: the server need not hear of the empty file yet.
+            Some(writer) if writer.is_new.swap(false, Ordering::AcqRel) => {
+                (Files::New(file.inode.number()), Need::Journal)
+            }
+            _ if always && self.can_change() && cell.kind() == CollectionKind::Mutable => (Files::None, need),
+            _ => return Ok(()),
+        };
+        let result = self.supervisor.save(cell, files, need).await;
+        if result.is_err()
+            && let Some(writer) = &file.writer
+        {
+            writer.has_written.store(true, Ordering::Release);
+        }
+        result.map(drop).map_err(gone_is_stale)
+    }
+
+    pub(super) async fn flush_file(&self, handle: Handle) -> Result<(), Error> {
+        self.save_file(handle, self.need_of_close(), false).await
+    }
+
+    pub(super) async fn sync_file(&self, handle: Handle) -> Result<(), Error> {
+        self.save_file(handle, self.need_of_sync(), true).await
+    }
+
+    pub(super) async fn sync_names(&self, handle: Handle) -> Result<(), Error> {
+        let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
+        let Open::Directory(directory) = open.as_ref() else { return Ok(()) };
+        let Content::Collection { cell, .. } = &directory.object.content else { return Ok(()) };
+        if !self.can_change() || cell.kind() != CollectionKind::Mutable {
+            return Ok(());
+        }
+        self.supervisor.save(cell, Files::None, self.need_of_sync()).await.map(drop).map_err(gone_is_stale)
+    }
+
+    pub(super) async fn release_file(&self, handle: Handle) {
+        let Some(open) = self.handles.remove(handle) else { return };
+        let Open::File(file) = open.as_ref() else { return };
+        let (Some(_), Content::Collection { cell, .. }) = (&file.writer, &file.object.content) else { return };
+        let number = file.inode.number();
+        if let Err(error) = self.supervisor.apply(cell, Operation::Close { number }, Need::Nothing).await {
+            tracing::error!(collection = cell.key(), number, %error, "cannot close a file");
+        }
+    }
+
+    pub(super) async fn remove(&self, parent: Inode, name: &[u8], is_directory: bool) -> Result<(), Error> {
+        match self.place(parent).await? {
+            Spot::Collection { cell, state, node, .. } => {
+                let operation = Operation::Remove { parent: state.number(node), name: name.to_vec(), is_directory };
+                self.supervisor.apply(&cell, operation, self.need_of_names()).await.map(drop).map_err(gone_is_stale)
+            }
+            Spot::Project { cell, .. } => {
+                let item = self.supervisor.find(&cell, name).await?.ok_or(Error::NotFound)?;
+                if !is_directory {
+                    return Err(Error::IsADirectory);
+                }
+                let Target::Collection(uuid) = &item.target else { return Err(Error::NotWritable) };
+                let collection = self.supervisor.collection(uuid);
+                Ok(self.supervisor.remove_collection(&cell, &item, &collection).await?)
+            }
+        }
+    }
+
+    pub(super) async fn move_name(
+        &self,
+        from: Inode,
+        name: &[u8],
+        to: Inode,
+        new_name: &[u8],
+        keep: bool,
+    ) -> Result<(), Error> {
+        let (source, target) = (self.place(from).await?, self.place(to).await?);
+        match (source, target) {
+            (
+                Spot::Collection { cell, state, node, .. },
+                Spot::Collection { cell: to_cell, state: to_state, node: to_node, .. },
+            ) => {
+                check_new_name(new_name, to_node == NodeId::ROOT)?;
+                let (to_inode, from, to) = (to, state.number(node), to_state.number(to_node));
+                if Arc::ptr_eq(&cell, &to_cell) {
+                    let (name, new_name) = (name.to_vec(), new_name.to_vec());
+                    let operation = Operation::Rename { from, name, to, new_name, keep };
+                    let need = self.need_of_names();
+                    return self.supervisor.apply(&cell, operation, need).await.map(drop).map_err(gone_is_stale);
+                }
+                self.move_between((&cell, from, name), (&to_cell, to, to_inode, new_name), keep).await
+            }
+            (Spot::Project { cell, .. }, Spot::Project { cell: to_cell, uuid, .. }) => {
+                let item = self.supervisor.find(&cell, name).await?.ok_or(Error::NotFound)?;
+                if !matches!(item.target, Target::Collection(_)) {
+                    return Err(Error::NotWritable);
+                }
+                if self.supervisor.find(&to_cell, new_name).await?.is_some() {
+                    return Err(if keep { Error::Exists } else { Error::NotWritable });
+                }
+                let text = std::str::from_utf8(new_name).map_err(|_| crate::keep::manifest::NameProblem::NotUtf8)?;
+                Ok(self.supervisor.move_collection((&cell, &item), (&uuid, &to_cell), text).await?)
+            }
+            _ => Err(Error::CrossDevice),
+        }
+    }
+
+    /// From one collection to another: first it is there, then it is not here any more, so that a crash in between leaves two
+    /// and never none. Bytes are not moved.
+    async fn move_between(
+        &self,
+        (cell, from, name): (&Arc<CollectionCell>, u32, &[u8]),
+        (to_cell, to, to_inode, new_name): (&Arc<CollectionCell>, u32, Inode, &[u8]),
+        keep: bool,
+    ) -> Result<(), Error> {
+        let state = self.supervisor.collection_state(cell, false).await?;
+        let directory = state.node(from).ok_or(Error::Stale)?;
+        let node = state.snapshot.lookup(directory, name).ok_or(Error::NotFound)?;
+        let moved = Moved { state: state.clone(), node };
+        let place = Operation::Place { parent: to, name: new_name.to_vec(), moved: moved.clone(), keep };
+        self.supervisor.apply(to_cell, place, self.need_of_names()).await.map_err(gone_is_stale)?;
+        let take = Operation::Take { parent: from, name: name.to_vec(), moved };
+        let result = self.supervisor.apply(cell, take, self.need_of_names()).await.map(drop).map_err(gone_is_stale);
+        // The front end takes what it moved for the node that it was.
+        if let Some(front_end) = self.front_end.get() {
+            front_end.invalidate_entry(to_inode, new_name);
+        }
+        result
+    }
+}
+
+/// A collection that was there and cannot be found any more is no missing file.
+fn gone_is_stale(error: actors::Error) -> Error {
+    if error.is_not_found() {
+        return Error::Stale;
+    }
+    error.into()
+}

@@ -1,0 +1,328 @@
+//! A mount that is killed leaves nobody hanging, and its guardian leaves nothing behind: outages named one by one.
+
+mod mount_support;
+mod support;
+
+use mount_support::{Client, control};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Cluster, LIMIT, Mount, arvados, run, until, wait};
+
+/// Within this everybody who used a killed mount has an error, and the guardian is gone.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+fn status(process: u32, field: usize) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.split(' ').nth(field).map(str::to_owned)
+}
+
+fn processes() -> Vec<u32> {
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The guardian of a mount process.
+fn guardian(mount: u32) -> Option<u32> {
+    processes().into_iter().find(|process| {
+        let words = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        words.contains(&format!("mount-guardian\0--process={mount}\0"))
+    })
+}
+
+/// The guardian of a foreground mount, ready: the mount is in the list of mounts some milliseconds earlier.
+fn ready_guardian(mount: u32) -> u32 {
+    let ready = || {
+        guardian(mount)
+            .filter(|it| fs::read_link(format!("/proc/{it}/fd/1")).is_ok_and(|to| to == Path::new("/dev/null")))
+    };
+    until("the guardian", || ready().is_some());
+    ready().unwrap()
+}
+
+/// The mount process that serves `path`, found by its command line.
+fn mount_process(path: &Path) -> Option<u32> {
+    let path = path.to_str().unwrap();
+    processes().into_iter().find(|process| {
+        let words = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        words.contains("--ready-descriptor=") && !words.contains("mount-guardian") && words.contains(path)
+    })
+}
+
+fn is_alive(process: u32) -> bool {
+    status(process, 0).is_some_and(|state| state != "Z")
+}
+
+fn kill_nine(process: u32) {
+    kill(Pid::from_raw(process as i32), Signal::SIGKILL).unwrap();
+}
+
+/// `stat` by another process, which this test can do without when it hangs.
+fn look(path: &Path) -> String {
+    let output = run(Command::new("ls").env("LC_ALL", "C").arg("-l").arg(path), Duration::from_secs(5));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn failing_cluster() -> Cluster {
+    Cluster::start_with(&["--faults", "--keepstores", "2"])
+}
+
+/// Eight readers that wait for Keep, eight who wait for the API, and some who use what is loaded.
+fn load(cluster: &Cluster, mount: &Mount) -> Vec<Child> {
+    let client = Client::new(cluster);
+    let files: Vec<(String, Vec<u8>)> = (0..8).map(|number| (format!("f{number}"), vec![number; 200_000])).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, data)| (name.as_str(), data.as_slice())).collect();
+    // Names must be new ones in each round.
+    let round = mount.process.id();
+    let made = client.collection(&format!("loaded {round}"), None, client.manifest(&files));
+    let other = |number: u32| client.collection(&format!("other {round} {number}"), None, String::new()).uuid;
+    let others: Vec<String> = (0..4).map(other).collect();
+    let by_id = mount.path().join("by_id");
+    let path = by_id.join(made.uuid);
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 8);
+    control(
+        cluster,
+        "faults",
+        json!({"keep": [{"method": ["GET"], "delay": 300}], "api": [{"path": "/collections/", "delay": 300}]}),
+    );
+    let start = |words: &[&str], path: PathBuf| {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let readers = (0..8).map(|number| start(&["cat"], path.join(format!("f{number}"))));
+    let lookers = others
+        .iter()
+        .flat_map(|uuid| [start(&["ls", "-l"], by_id.join(uuid)), start(&["stat"], by_id.join(uuid).join("x"))]);
+    let script = "while stat \"$0\" && ls \"$0\" && ! test -e \"$0/new\"; do touch \"$0/new\"; done";
+    let busy = (0..4).map(|_| start(&["sh", "-c", script], path.clone()));
+    let children: Vec<Child> = readers.chain(lookers).chain(busy).collect();
+    std::thread::sleep(Duration::from_millis(800));
+    children
+}
+
+/// Everybody has ended, with an error, within [`AT_ONCE`].
+fn assert_all_fail_at_once(children: Vec<Child>) {
+    let deadline = Instant::now() + AT_ONCE;
+    for mut child in children {
+        let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(20);
+        let Some(ended) = wait(&mut child, left) else {
+            let state = status(child.id(), 0);
+            child.kill().unwrap();
+            panic!("pid {} still hangs, in state {state:?}", child.id());
+        };
+        assert!(!ended.success(), "what was asked of a dead mount fails");
+    }
+}
+
+fn mount_by_id(cluster: &Cluster, options: &[&str]) -> Mount {
+    cluster.mount(&[options, &["--mount-by-id", "by_id"]].concat())
+}
+
+#[test]
+fn mount_killed_under_load_leaves_nobody_hanging() {
+    let cluster = failing_cluster();
+    for _ in 0..3 {
+        control(&cluster, "faults", json!({"keep": [], "api": []}));
+        let mut mount = mount_by_id(&cluster, &[]);
+        let guardian = ready_guardian(mount.process.id());
+        let children = load(&cluster, &mount);
+        kill_nine(mount.process.id());
+        assert_all_fail_at_once(children);
+        wait(&mut mount.process, AT_ONCE).expect("it is dead");
+        let start = Instant::now();
+        while is_alive(guardian) {
+            assert!(start.elapsed() < AT_ONCE, "the guardian ends with its mount");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(look(&mount.path()).contains("Transport endpoint is not connected"), "as callers know a dead mount");
+        // And the place can be used again at once.
+        control(&cluster, "faults", json!({"keep": [], "api": []}));
+        let mut command = arvados();
+        command.args(["mount", "--replace", "--mount-by-id", "again"]).arg(mount.path());
+        let output = run(command.envs(cluster.environment(None)), LIMIT);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(look(&mount.path().join("again")), "");
+        let successor = mount_process(&mount.path()).expect("the new mount");
+        // The guardian of the killed one is gone, so nothing of it can hit the new one, whose number may be the same.
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(look(&mount.path().join("again")), "");
+        kill(Pid::from_raw(successor as i32), Signal::SIGTERM).unwrap();
+        until("the end of the new mount", || !is_alive(successor));
+    }
+}
+
+/// The guardian's reason to be: a thread of the mount that cannot die, here a FUSE device that somebody else still has open,
+/// which is the same to everybody who waits.
+#[test]
+fn connection_that_outlives_its_mount_process_is_aborted() {
+    let cluster = failing_cluster();
+    let mut mount = mount_by_id(&cluster, &[]);
+    ready_guardian(mount.process.id());
+    let held = hold_device(mount.process.id());
+    let children = load(&cluster, &mount);
+    kill_nine(mount.process.id());
+    assert_all_fail_at_once(children);
+    wait(&mut mount.process, AT_ONCE).expect("it is dead");
+    assert!(look(&mount.path()).contains("Transport endpoint is not connected"));
+    drop(held);
+}
+
+/// A duplicate of another process's `/dev/fuse`.
+fn hold_device(process: u32) -> OwnedFd {
+    let number = fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten().find_map(|entry| {
+        let is_fuse = fs::read_link(entry.path()).ok()? == Path::new("/dev/fuse");
+        is_fuse.then(|| entry.file_name().to_str().unwrap().parse::<i32>().unwrap())
+    });
+    // SAFETY: both calls touch no memory; what they return is ours alone.
+    unsafe {
+        use std::os::fd::FromRawFd;
+        let descriptor = libc::syscall(libc::SYS_pidfd_open, process, 0);
+        assert!(descriptor >= 0);
+        let process = OwnedFd::from_raw_fd(descriptor as i32);
+        let copy = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number.unwrap(), 0);
+        assert!(copy >= 0, "{}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(copy as i32)
+    }
+}
+
+#[test]
+fn guardian_holds_nothing_and_cannot_be_stopped_by_a_signal_meant_for_the_mount() {
+    let cluster = Cluster::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("mnt");
+    fs::create_dir(&path).unwrap();
+    // A caller with a lock file and a pipe, both left open for its children.
+    let lock = fs::File::create(directory.path().join("lock")).unwrap();
+    let descriptor = lock.as_raw_fd();
+    let mut command = arvados();
+    command.args(["mount", "--foreground", "--mount-by-id", "by_id"]).arg(&path).envs(cluster.environment(None));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(directory.path());
+    // SAFETY: fcntl and setpgid are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            libc::setpgid(0, 0);
+            libc::fcntl(descriptor, libc::F_SETFD, 0);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    let guardian = ready_guardian(child.id());
+    let links = |process: u32| -> Vec<String> {
+        let links = fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();
+        links.filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.to_str()?.to_owned())).collect()
+    };
+    let allowed = |link: &String| link == "/dev/null" || link.starts_with("anon_inode:") || link.ends_with("/abort");
+    let held: Vec<String> = links(guardian).into_iter().filter(|link| !allowed(link)).collect();
+    assert!(held.is_empty(), "{held:?}");
+    assert!(links(child.id()).iter().any(|link| link.ends_with("/lock")), "the mount itself does as it is told");
+    assert_eq!(fs::read_link(format!("/proc/{guardian}/cwd")).unwrap(), Path::new("/"));
+    assert_eq!(status(guardian, 3), Some(guardian.to_string()), "its own session");
+    let words = fs::read_to_string(format!("/proc/{guardian}/cmdline")).unwrap();
+    let token = cluster.environment(None).into_iter().find(|(name, _)| name == "ARVADOS_API_TOKEN").unwrap().1;
+    assert!(!words.contains(&token));
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        kill(Pid::from_raw(guardian as i32), signal).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(is_alive(guardian));
+    // Ctrl-C goes to the whole group of the mount: it ends as ever, and its guardian with it.
+    kill(Pid::from_raw(-(child.id() as i32)), Signal::SIGINT).unwrap();
+    let start = Instant::now();
+    assert_eq!(wait(&mut child, LIMIT).and_then(|status| status.code()), Some(0));
+    let mut text = Vec::new();
+    output.read_to_end(&mut text).unwrap();
+    until("the guardian's end", || !is_alive(guardian));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0, "it is unmounted");
+}
+
+#[test]
+fn guardian_that_is_killed_is_replaced() {
+    let cluster = Cluster::start();
+    let mount = mount_by_id(&cluster, &[]);
+    let first = ready_guardian(mount.process.id());
+    kill_nine(first);
+    until("another guardian", || guardian(mount.process.id()).is_some_and(|next| next != first));
+    assert!(mount.path().join("by_id").is_dir());
+}
+
+#[test]
+fn background_mount_has_a_guardian_when_the_command_returns() {
+    let cluster = Cluster::start();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = arvados();
+    // As the drop-in.
+    command.arg0("arv-mount").arg("--home").arg(directory.path()).envs(cluster.environment(None));
+    assert!(run(&mut command, LIMIT).status.success());
+    let process = mount_process(directory.path()).expect("the daemon");
+    let guardian = guardian(process).expect("its guardian");
+    let output = run(Command::new("fusermount3").arg("-u").arg(directory.path()), LIMIT);
+    assert!(output.status.success());
+    until("the end of both", || !is_alive(process) && !is_alive(guardian));
+}
+
+#[test]
+fn killed_mount_is_started_again_where_asked_to() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let made = client.collection("kept", None, client.manifest(&[("f", b"content")]));
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("mnt")).unwrap();
+    let path = directory.path().join("mnt");
+    let mut command = arvados();
+    // Relative paths, because the new one must find the directory of the old one.
+    command.args(["mount", "--restart", "--logfile", "log", "--mount-by-id", "by_id", "mnt"]);
+    command.current_dir(directory.path()).envs(cluster.environment(None));
+    assert!(run(&mut command, LIMIT).status.success());
+    let log = || fs::read_to_string(directory.path().join("log")).unwrap();
+    let file = path.join("by_id").join(&made.uuid).join("f");
+    let own = |process: &u32| fs::read_link(format!("/proc/{process}/cwd")).is_ok() && guardian(*process).is_some();
+    let find = || {
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(text.lines().filter(|line| line.contains(path.to_str().unwrap())).count() <= 1, "no pile of mounts");
+        processes().into_iter().filter(own).find(|process| {
+            let words = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            words.contains("--restart\0--logfile\0log") && !words.contains("mount-guardian")
+        })
+    };
+    for _ in 0..2 {
+        assert_eq!(fs::read(&file).unwrap(), b"content");
+        let before = find().expect("the mount and its guardian");
+        let old = guardian(before).unwrap();
+        kill_nine(before);
+        until("a new mount with a new guardian", || find().is_some_and(|process| process != before));
+        until("the end of the old guardian", || !is_alive(old));
+        assert_eq!(fs::read(&file).unwrap(), b"content");
+    }
+    assert!(log().contains("the mount process died: its connection is aborted"), "{}", log());
+    assert!(log().contains("the mount is started again"), "{}", log());
+    // A mount that is unmounted stays so.
+    let last = find().unwrap();
+    let output = run(Command::new("fusermount3").arg("-u").arg(&path), LIMIT);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    until("the end", || !is_alive(last) && guardian(last).is_none());
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+}
+
+#[test]
+fn log_says_who_keeps_the_mount_busy_at_exit() {
+    let cluster = Cluster::start();
+    let mut mount = mount_by_id(&cluster, &[]);
+    let mut child = Command::new("sleep").arg("60").current_dir(mount.path().join("by_id")).spawn().unwrap();
+    kill(Pid::from_raw(mount.process.id() as i32), Signal::SIGTERM).unwrap();
+    let ended = wait(&mut mount.process, LIMIT);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(ended.and_then(|status| status.code()), Some(0));
+    let line = format!("still in use by pid {} (sleep): working directory", child.id());
+    assert!(mount.log().contains(&line), "{}", mount.log());
+}
