@@ -10,6 +10,9 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+mod common;
+
+use common::{heading, manifest, noise, report};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -32,7 +35,7 @@ const MANY_FOLDERS: usize = 100;
 fn main() {
     let word = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
     let bench = Bench::prepare();
-    println!("{:44} {:>10} {:>10} {:>10} {:>12} {:>10}", "", "ours", "arv-mount", "bound", "× arv-mount", "of bound");
+    heading();
     for (name, piece) in PIECES {
         if name.contains(&word) {
             piece(&bench, name);
@@ -232,44 +235,4 @@ fn create(cluster: &Cluster, manifest: &str) -> String {
         body={'collection': {'manifest_text': sys.stdin.read()}}).execute()['uuid'])";
     let mut command = cluster.client("python");
     support::succeed_with_input(command.args(["-c", CREATE]), manifest.as_bytes()).trim().to_owned()
-}
-
-/// Empty files only: listing never asks for blocks.
-fn manifest(folders: usize, files: usize) -> String {
-    let mut text = String::new();
-    for folder in 0..folders {
-        text += &format!("./d{folder} d41d8cd98f00b204e9800998ecf8427e+0");
-        for file in 0..files {
-            text += &format!(" 0:0:f{file:06}");
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// Bytes that do not repeat (xorshift64), different in each call.
-fn noise(length: usize) -> Vec<u8> {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static SEED: AtomicU64 = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
-    let mut state = SEED.fetch_add(0x1234_5678_9abc_def1, Ordering::Relaxed) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
-
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort();
-    times[times.len() / 2].as_secs_f64()
-}
-
-fn report(name: &str, ours: Vec<Duration>, theirs: Vec<Duration>, bound: Vec<Duration>) {
-    let (ours, theirs, bound) = (median(ours), median(theirs), median(bound));
-    let (faster, part) = (theirs / ours, bound / ours);
-    println!("{name:44} {ours:>9.2}s {theirs:>9.2}s {bound:>9.2}s {faster:>11.1}× {part:>10.2}");
 }

@@ -77,6 +77,23 @@ fn auto_guard_loses_no_version_without_saying_so() {
     history("auto", |log, path| log.lines().any(|line| line.contains(path) && line.contains("overw")));
 }
 
+/// That the test accuses nobody wrongly: without mounts nothing can be lost.
+#[test]
+fn clients_without_a_mount_lose_nothing() {
+    let cluster = Cluster::start_with(&["--faults"]);
+    let client = Client::new(&cluster);
+    let counters = Counters::default();
+    let uuid = client.collection("without mounts", None, String::new()).uuid;
+    let round = Round::new(&cluster, uuid, &counters, 0);
+    std::thread::scope(|scope| {
+        round.others(scope, Random::seed("ARVADOS_HISTORY_SEED"));
+        std::thread::sleep(ROUND / 4);
+        round.stop.store(true, Ordering::Relaxed);
+    });
+    round.judge(&client.files(&round.uuid), |_| false);
+    assert!(counters.others.load(Ordering::Relaxed) > 10, "this proves nothing: {}", counters.text());
+}
+
 fn history(guard: &str, excuse: impl Fn(&str, &str) -> bool) {
     let rounds = number("ARVADOS_HISTORY_ROUNDS").unwrap_or(1);
     let seed = Random::seed("ARVADOS_HISTORY_SEED");
@@ -91,15 +108,7 @@ fn history(guard: &str, excuse: impl Fn(&str, &str) -> bool) {
     let counters = Counters::default();
     for number in 0..rounds {
         let uuid = client.collection(&format!("history {number}"), None, String::new()).uuid;
-        let round = Round {
-            cluster: &cluster,
-            uuid,
-            ledger: Ledger::default(),
-            lines: Mutex::default(),
-            counters: &counters,
-            stop: AtomicBool::new(false),
-            number,
-        };
+        let round = Round::new(&cluster, uuid, &counters, number);
         round.run(&mut writers, seed.wrapping_add(number));
         for writer in &mut writers {
             writer.unmount_well();
@@ -154,7 +163,12 @@ fn files_below(root: &Path) -> Files {
     files
 }
 
-impl Round<'_> {
+impl<'a> Round<'a> {
+    fn new(cluster: &'a Cluster, uuid: String, counters: &'a Counters, number: u64) -> Round<'a> {
+        let stop = AtomicBool::new(false);
+        Round { cluster, uuid, ledger: Ledger::default(), lines: Mutex::default(), counters, stop, number }
+    }
+
     fn run(&self, writers: &mut [Writer], seed: u64) {
         let paths: Vec<PathBuf> = writers.iter().map(|writer| writer.collection(&self.uuid)).collect();
         fs::create_dir(paths[0].join("dir")).unwrap();
@@ -172,23 +186,27 @@ impl Round<'_> {
                     .run();
                 });
             }
-            for (other, kind) in [Kind::Guarded, Kind::Manifest, Kind::Adding].into_iter().enumerate() {
-                scope.spawn(move || {
-                    let client = Client::new(self.cluster);
-                    Other {
-                        round: self,
-                        client,
-                        kind,
-                        name: format!("o{other}"),
-                        random: Random::new(seed ^ (other as u64) << 8),
-                        made: 0,
-                    }
-                    .run();
-                });
-            }
+            self.others(scope, seed);
             self.disturb(writers, Random::new(seed ^ 0xd157));
             self.stop.store(true, Ordering::Relaxed);
         });
+    }
+
+    fn others<'scope, 'env>(&'env self, scope: &'scope std::thread::Scope<'scope, 'env>, seed: u64) {
+        for (other, kind) in [Kind::Guarded, Kind::Manifest, Kind::Adding].into_iter().enumerate() {
+            scope.spawn(move || {
+                let client = Client::new(self.cluster);
+                Other {
+                    round: self,
+                    client,
+                    kind,
+                    name: format!("o{other}"),
+                    random: Random::new(seed ^ (other as u64) << 8),
+                    made: 0,
+                }
+                .run();
+            });
+        }
     }
 
     fn stopped(&self) -> bool {

@@ -136,11 +136,17 @@ impl Writer {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    /// `kill -9`, and nothing else: who uses the mount is on his own. See [`Writer::clear`].
-    pub fn kill(&mut self) {
+    /// `kill -9`, and nothing else: who uses the mount is on his own until [`Writer::clear`]. Whether it died by itself: a
+    /// thread of it that waits in the kernel for an answer of its own (fuse.md, trap 9) has to be helped.
+    pub fn kill(&mut self) -> bool {
         let mut process = self.process.take().expect("it is mounted");
         process.kill().unwrap();
-        process.wait().unwrap();
+        let died = wait(&mut process, Duration::from_secs(2)).is_some();
+        if !died {
+            force_down(&self.path());
+            process.wait().unwrap();
+        }
+        died
     }
 
     /// After [`Writer::kill`]: makes the mount point usable, by force.
@@ -174,8 +180,8 @@ impl Writer {
         let status = wait(&mut process, LIMIT);
         if status.is_none() {
             process.kill().unwrap();
-            process.wait().unwrap();
             force_down(&self.path());
+            process.wait().unwrap();
         }
         status.unwrap_or_else(|| panic!("it does not end:\n{}", self.log()))
     }
@@ -194,6 +200,7 @@ impl Drop for Writer {
             let patience = if std::thread::panicking() { 2 } else { 20 };
             if wait(&mut process, Duration::from_secs(patience)).is_none() {
                 let _ = process.kill();
+                // The connection first: a thread of it may wait for that.
                 force_down(&self.path());
                 let _ = process.wait();
             }

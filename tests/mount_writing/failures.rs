@@ -210,8 +210,8 @@ fn users_of_a_killed_mount_get_an_error_within_a_second() {
             })
             .collect();
         std::thread::sleep(Duration::from_millis(700));
-        fixture.writer.kill();
         let start = Instant::now();
+        assert!(fixture.writer.kill(), "it does not die");
         while !workers.iter().all(|worker| worker.is_finished()) && start.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(10));
         }

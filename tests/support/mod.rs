@@ -251,7 +251,8 @@ pub struct Mount {
 }
 
 impl Mount {
-    fn start(mut command: Command) -> Mount {
+    /// Runs a mount command, which lacks only the mount point, and waits until it is mounted.
+    pub fn start(mut command: Command) -> Mount {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("mnt")).unwrap();
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
