@@ -223,8 +223,7 @@ impl Commit {
     ) -> Result<Request, Error> {
         let config = self.environment.api.config().await?;
         let versioned = config.collections.collection_versioning.unwrap_or(true);
-        let mut update = CollectionUpdate::default();
-        update.select = SUMMARY.iter().map(|name| (*name).to_owned()).collect();
+        let mut update = summarised();
         let (hash, prediction) = match edits {
             Some(edits) => {
                 let ttl = self.environment.api.discovery().await?.blob_signature_ttl;
@@ -262,9 +261,8 @@ impl Commit {
 
     /// From now on no change of others goes without a new version. The answer tells how things are under that condition.
     async fn prepare(&self) -> Result<Record<Collection>, Error> {
-        let mut update = CollectionUpdate::default();
+        let mut update = summarised();
         update.attributes.insert("preserve_version".into(), json!(true));
-        update.select = SUMMARY.iter().map(|name| (*name).to_owned()).collect();
         update.repeat = retry::Repeat::Harmless;
         Ok(self.environment.api.update_collection(self.cell.key(), &update, None).await?)
     }
@@ -303,6 +301,12 @@ impl Commit {
         let base = Base { record: Arc::new(answer), snapshot: target.snapshot.clone(), is_own: true, is_sound };
         saved(base, target, is_complete)
     }
+}
+
+/// A change that is answered without the manifest.
+fn summarised() -> CollectionUpdate {
+    let select = SUMMARY.iter().map(|name| (*name).to_owned()).collect();
+    CollectionUpdate { select, ..CollectionUpdate::default() }
 }
 
 fn saved(base: Base, target: Target, is_complete: bool) -> Outcome {

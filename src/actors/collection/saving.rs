@@ -87,6 +87,7 @@ struct Waiter {
 }
 
 /// What is changed here and not saved yet.
+#[derive(Default)]
 pub(super) struct Local {
     /// Number of the last change.
     pub(super) changes: u64,
@@ -135,30 +136,6 @@ struct Writing {
     is_running: bool,
     /// Up to which change the records up to a sequence tell.
     marks: Vec<(u64, Sequence)>,
-}
-
-impl Default for Local {
-    fn default() -> Local {
-        Local {
-            changes: 0,
-            saved: 0,
-            touched: Touched::default(),
-            aside: Touched::default(),
-            displaced: HashMap::new(),
-            text: None,
-            guard: Guard::default(),
-            waiters: Vec::new(),
-            running: None,
-            last: None,
-            timer: None,
-            pauses: 0,
-            failures: 0,
-            refusals: 0,
-            keeps: None,
-            journal: Writing::default(),
-            finished: Vec::new(),
-        }
-    }
 }
 
 impl Local {
