@@ -310,7 +310,7 @@ impl CollectionActor {
         }
         let mut changed = edit.state;
         changed.snapshot = edit.editor.finish();
-        changed.is_unsaved |= is_change;
+        changed.is_unsaved |= is_change && changed.kind() == Kind::Mutable;
         let number = changed.number(node);
         let state = self.publish(changed);
         Ok(Applied { number, draft, state })
