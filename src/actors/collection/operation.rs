@@ -74,11 +74,13 @@ struct Edit {
     state: CollectionState,
     editor: Editor,
     touched: Vec<(Vec<u8>, Depth)>,
+    /// Files that nobody needs any more, but the journal perhaps.
+    finished: Vec<Arc<DirtyFile>>,
 }
 
 impl Edit {
     fn of(state: &Arc<CollectionState>) -> Edit {
-        Edit { state: (**state).clone(), editor: state.snapshot.edit(), touched: Vec::new() }
+        Edit { state: (**state).clone(), editor: state.snapshot.edit(), touched: Vec::new(), finished: Vec::new() }
     }
 
     fn snapshot(&self) -> &Snapshot {
@@ -121,7 +123,7 @@ impl Edit {
             return;
         }
         if let Some(draft) = self.state.drafts.get(&number).filter(|draft| !draft.is_open()) {
-            draft.file.discard();
+            self.finished.push(draft.file.clone());
             self.state.drafts.remove(&number);
         }
     }
@@ -222,7 +224,7 @@ impl CollectionActor {
                     && (is_linked || !self.cell.shared().open.contains(number))
                 {
                     if !is_linked {
-                        known.file.discard();
+                        edit.finished.push(known.file.clone());
                         edit.state.drafts.remove(&number);
                         self.local.displaced.remove(&number);
                     } else if !known.is_changed() && !known.file.is_local() {
@@ -305,6 +307,7 @@ impl CollectionActor {
             }
         };
         let is_change = !edit.touched.is_empty();
+        self.local.finished.append(&mut edit.finished);
         for (path, depth) in edit.touched {
             self.local.touch(&path, depth);
         }

@@ -64,9 +64,10 @@ const MOST_PAUSES: u32 = 10;
 
 /// When several writers close at once, the next save waits for this share of the time that the last one took, so that those
 /// which were told that the last save has ended can join it with their next file.
-const GROUP_SHARE: u32 = 6;
-/// But at most this long: more than it takes a program to write and close a small file.
-const LONGEST_GROUP: Duration = Duration::from_millis(20);
+const GROUP_SHARE: u32 = 2;
+/// But at most this long: more than it takes some dozens of programs to write and close a small file each. When all who waited
+/// for the last save are there again, it begins at once.
+const LONGEST_GROUP: Duration = Duration::from_millis(60);
 const SHORTEST_GROUP: Duration = Duration::from_millis(2);
 
 /// The first pause after a save that failed, when nobody asks for it; they double up to the longest.
@@ -187,8 +188,6 @@ pub struct Save {
 pub enum Files {
     None,
     One(u32),
-    /// This one is written down as it is, but saves need not take it along: it was made and has nothing in it yet.
-    New(u32),
     All,
 }
 
@@ -202,7 +201,10 @@ impl CollectionActor {
     ) {
         let is_temporary = self.cell.kind() == Kind::Temporary;
         match need {
-            _ if is_temporary => answer(Ok(())),
+            _ if is_temporary => {
+                self.discard_finished();
+                answer(Ok(()));
+            }
             Need::Server if self.local.saved == self.local.changes && !self.has_due_drafts() => answer(Ok(())),
             Need::Server => self.local.waiters.push(Waiter { change: self.local.changes, answer: Box::new(answer) }),
             Need::Journal | Need::Disk => {
@@ -257,7 +259,8 @@ impl CollectionActor {
     /// Nobody waits.
     fn save_later(&mut self, context: &mut Context<Self>) {
         let Some(writing) = self.environment.writing.as_ref() else { return };
-        let is_due = self.has_due_drafts();
+        let is_closed = |state: Arc<CollectionState>| state.drafts.values().any(|it| it.is_changed() && !it.is_open());
+        let is_due = self.cell.load().is_some_and(is_closed);
         match writing.sync {
             SyncMode::Close if is_due => self.save_in(SHORTEST_GROUP, context),
             SyncMode::Close => self.save_in(ALONE, context),
@@ -453,15 +456,25 @@ impl CollectionActor {
             (waiter.answer)(Ok(()));
         }
         self.settle_journal();
-        for file in self.local.finished.drain(..) {
-            file.discard();
-        }
+        self.discard_finished();
         if !self.local.journal.is_running && self.local.journal.waiters.is_empty() {
             self.local.journal.touched = self.local.touched.clone();
             self.local.journal.files.clear();
         }
         if self.local.touched.is_empty() && self.local.running.is_none() && self.local.waiters.is_empty() {
             self.local.keeps = None;
+        }
+    }
+
+    /// Lets go of backing files, unless a record that is not settled may speak of them: without them it could not be replayed.
+    pub(super) fn discard_finished(&mut self) {
+        let journal = self.environment.writing.as_ref().and_then(|writing| writing.journal.as_ref());
+        let is_pending = journal.is_some_and(|journal| journal.pending(self.cell.key()));
+        if is_pending || self.local.journal.is_running {
+            return;
+        }
+        for file in self.local.finished.drain(..) {
+            file.discard();
         }
     }
 
@@ -567,13 +580,6 @@ impl Handler<Save> for CollectionActor {
         };
         let promised: Vec<(u32, _)> = match files {
             Files::None => Vec::new(),
-            Files::New(number) => {
-                if let Some(node) = state.node(number).filter(|node| state.snapshot.is_linked(*node)) {
-                    self.local.journal.files.insert(number);
-                    self.local.journal.touched.touch(&state.snapshot.path(node), Depth::Entry);
-                }
-                Vec::new()
-            }
             Files::One(number) => state.draft(number).map(|draft| (number, draft.clone())).into_iter().collect(),
             Files::All => state.drafts.iter().map(|(number, draft)| (*number, draft.clone())).collect(),
         };

@@ -25,6 +25,10 @@ use crate::vfs::{Access, Change, Entry, Error, Handle, Inode, Opened, PageCache}
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often a move is tried while somebody may just be closing what is moved: for half a second.
+const CLOSING: u32 = 50;
 
 /// Where something is to be changed.
 enum Spot {
@@ -296,7 +300,7 @@ impl Site {
             Some(_) if always => (Files::One(file.inode.number()), need),
             // `echo x > f` closes a copy before its first write: the server need not hear of the empty file yet.
             Some(writer) if writer.is_new.swap(false, Ordering::AcqRel) => {
-                (Files::New(file.inode.number()), Need::Journal)
+                (Files::One(file.inode.number()), Need::Journal)
             }
             _ if always && self.can_change() && cell.kind() == CollectionKind::Mutable => (Files::None, need),
             _ => return Ok(()),
@@ -409,12 +413,23 @@ impl Site {
         (to_cell, to, to_inode, new_name): (&Arc<CollectionCell>, u32, Inode, &[u8]),
         keep: bool,
     ) -> Result<(), Error> {
-        let state = self.supervisor.collection_state(cell, false).await?;
-        let directory = state.node(from).ok_or(Error::Stale)?;
-        let node = state.snapshot.lookup(directory, name).ok_or(Error::NotFound)?;
-        let moved = Moved { state: state.clone(), node };
-        let place = Operation::Place { parent: to, name: new_name.to_vec(), moved: moved.clone(), keep };
-        self.supervisor.apply(to_cell, place, self.need_of_names()).await.map_err(gone_is_stale)?;
+        let mut attempts = 0;
+        let moved = loop {
+            let state = self.supervisor.collection_state(cell, false).await?;
+            let directory = state.node(from).ok_or(Error::Stale)?;
+            let node = state.snapshot.lookup(directory, name).ok_or(Error::NotFound)?;
+            let moved = Moved { state: state.clone(), node };
+            let place = Operation::Place { parent: to, name: new_name.to_vec(), moved: moved.clone(), keep };
+            match self.supervisor.apply(to_cell, place, self.need_of_names()).await {
+                Ok(_) => break moved,
+                // The kernel tells that a file is not open any more some time after `close` has returned.
+                Err(actors::Error::CrossDevice) if attempts < CLOSING => {
+                    attempts += 1;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => return Err(gone_is_stale(error)),
+            }
+        };
         let take = Operation::Take { parent: from, name: name.to_vec(), moved };
         let result = self.supervisor.apply(cell, take, self.need_of_names()).await.map(drop).map_err(gone_is_stale);
         // The front end takes what it moved for the node that it was.

@@ -4,6 +4,7 @@ use super::attributes::timestamp;
 use super::{Directory, Site};
 use crate::actors::collection::CollectionState;
 use crate::actors::listing::Source;
+use crate::keep::manifest::{MAX_NAME_LENGTH, NameProblem};
 use crate::tree::NodeId;
 use crate::vfs::layout::{is_group, is_uuid, portable_data_hash};
 use crate::vfs::object::{Behind, Content, MagicItem, MagicItems, Object, Pinned, RECORD_FILE};
@@ -67,6 +68,8 @@ impl Site {
                 Ok(Found::Entry(Entry { attributes: self.node_attributes(object, state, found), valid }))
             }
             None if node == NodeId::ROOT && name == COLLECTION_RECORD => self.look_up_record(object).await,
+            // Others may have made longer names than can be made here, so that is only said of those that are missing.
+            None if name.len() > MAX_NAME_LENGTH => Err(NameProblem::TooLong.into()),
             None => Ok(Found::Missing { valid: self.freshness.of_missing(state.is_immutable()) }),
         }
     }
