@@ -2,7 +2,7 @@
 //!
 //! | actor | owns |
 //! |---|---|
-//! | [`collection`] | the record of one collection, its tree, the signatures of its blocks |
+//! | [`collection`] | the record of one collection, its tree, what was changed here and is not saved, the signatures of its blocks |
 //! | [`listing`] | what is in one project, in the shared directory, among the tags or under one tag |
 //! | [`event`] | the connection to the cluster's event stream |
 //!

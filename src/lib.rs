@@ -8,6 +8,7 @@
 //! | [`fuse`] | `fuse3` requests ⇄ `vfs`; mounting, unmounting, the daemon. No Arvados knowledge | `vfs` |
 //! | [`vfs`] | what a front end sees: nodes, handles, the site tree (`by_id`, `home`, …), errno | `actors`, `cache` |
 //! | [`actors`] | who changes what: supervisor, one actor per collection, one per listing | all below |
+//! | [`dirty`] | what was written and is not in Keep yet: memory, backing files, uploads | `cache`, `remote`, `keep` |
 //! | [`cache`] | blocks by hash: memory budget, table of fetches in flight | `keep`, `remote` |
 //! | [`journal`] | the log on disk that makes a crash of the mount harmless | `dirty::content` |
 //! | [`remote`] | the network: API, Keep, events, settings | `keep` |
