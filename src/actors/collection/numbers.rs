@@ -11,7 +11,7 @@
 //! them goes on counting from the first number that was never given. So what the kernel knows costs nothing beyond that,
 //! however many files it knows, and a copy (there is one for each published change) costs a few counters.
 
-use crate::tree::{Fold, NodeId, Snapshot};
+use crate::tree::{NodeId, Snapshot};
 use chrono::{DateTime, Utc};
 use imbl::HashMap;
 use std::sync::Arc;
@@ -87,24 +87,6 @@ impl Numbers {
     pub fn set_grown(&mut self, number: u32, modified: Time) {
         let version = self.version(number) + 1;
         self.changed.insert(number, Changed { modified, version });
-    }
-
-    /// The same numbers for the same tree folded (see [`crate::tree::Snapshot::fold`]).
-    pub fn fold(&self, old: &Snapshot, fold: &Fold) -> Numbers {
-        let mut by_node = vec![0; fold.snapshot.node_limit() as usize];
-        let mut changed = HashMap::new();
-        for index in 0..old.node_limit() {
-            if let Some(node) = fold.node(NodeId(index)) {
-                let number = self.number(NodeId(index));
-                by_node[node.index() as usize] = number;
-                if let Some(it) = self.changed.get(&number) {
-                    changed.insert(number, *it);
-                }
-            }
-        }
-        let sorted = sorted(&by_node);
-        let next = self.limit(old);
-        Numbers { by_node: by_node.into(), sorted, next, times: self.times.clone(), changed }
     }
 
     /// When the node with this number was changed last: the time that the collection had when the number was given, so that what
