@@ -54,6 +54,7 @@ pub use contents::Contents;
 pub use error::Error;
 pub use info::Info;
 pub use recovered::Recovered;
+pub use replay::Sent;
 
 #[cfg(test)]
 mod tests;
@@ -143,6 +144,8 @@ impl Journal {
                 }
             }
         }
+        // What one mount left, the next may have gone on with.
+        found.sort_by_key(|recovered: &Recovered| recovered.info.as_ref().map(|info| info.started));
         Ok(found)
     }
 
@@ -203,18 +206,30 @@ impl Journal {
     /// Errors say that this could not be written down yet. It counts all the same, and is written with the next record; should
     /// the process die before, the next mount finds that the server has it.
     pub fn settled(&self, collection: &str, up_to: Sequence) -> Result<(), Error> {
-        self.settled_with(collection, up_to, Vec::new())
+        self.log().settle(collection, up_to)
     }
 
-    /// As [`Journal::settled`], and says in the same record what the server has now at paths that later changes, which are
-    /// still pending, have touched. Without it a replay would take our own commit for another client's.
-    pub fn settled_with(&self, collection: &str, up_to: Sequence, bases: Vec<(Vec<u8>, Base)>) -> Result<(), Error> {
-        self.log().settle(collection, up_to, bases)
+    /// A save is about to be sent that puts this at its paths. Should its answer never come, a replay knows by this which of what
+    /// the server has is ours.
+    ///
+    /// Errors: as [`Journal::append`]; then such a replay may keep what is ours twice, and nothing is lost.
+    pub fn sent(&self, collection: &str, paths: Sent) -> Result<(), Error> {
+        self.log().send(collection, paths)
+    }
+
+    /// The last save of the collection that was sent has reached the server; what was sent before and did not will never.
+    pub fn arrived(&self, collection: &str) -> Result<(), Error> {
+        self.log().arrive(collection)
     }
 
     /// Is there anything of the collection that is not settled?
     pub fn pending(&self, collection: &str) -> bool {
         self.log().pending(collection) > 0
+    }
+
+    /// Does anything that is not settled name this file in [`Journal::data_folder`]?
+    pub fn names(&self, backing: u64) -> bool {
+        self.log().names(backing)
     }
 
     /// Collections of which something is not settled.

@@ -7,13 +7,11 @@
 use crate::actors::cell::{Cell, Keeper};
 use crate::actors::collection::operation::{Applied, Apply, Operation};
 use crate::actors::collection::saving::{Files, Need, Save};
-use crate::actors::collection::{self, CollectionCell, CollectionState};
+use crate::actors::collection::{self, CollectionCell, CollectionState, Left};
 use crate::actors::listing::{self, Item, Listing, ListingCell};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::actors::{Error, Supervisor};
-use crate::dirty::Scratch;
-use crate::journal::{Change, Sequence};
 use crate::remote::api::{Collection, Filter, Query, Record};
 use actix::{Handler, Message};
 use chrono::{DateTime, Utc};
@@ -86,15 +84,10 @@ impl Supervisor {
     }
 
     /// Takes over what a mount that was killed had not saved of a collection.
-    pub async fn adopt_journal(
-        &self,
-        uuid: &str,
-        changes: Arc<Vec<(Sequence, Change)>>,
-        scratch: Arc<Scratch>,
-    ) -> Result<(), Error> {
+    pub async fn adopt_journal(&self, uuid: &str, left: &Arc<Left>) -> Result<(), Error> {
         let cell = self.collection(uuid);
         self.collection_state(&cell, false).await?;
-        let message = |reply| collection::Recover { changes: changes.clone(), scratch: scratch.clone(), reply };
+        let message = |reply| collection::Recover { left: left.clone(), reply };
         self.ask(&cell, message).await.map(drop)
     }
 

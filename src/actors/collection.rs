@@ -16,6 +16,8 @@
 //! | [`guard`] | the conditions of a save |
 //! | [`echo`] | telling our own saves from those of others |
 //! | [`merging`] | what others have saved |
+//! | [`finished`] | backing files that wait to be let go |
+//! | [`sent`] | saves of which it is not known whether they arrived |
 //! | [`recording`] | what the journal is told, and replaying it |
 //!
 //! Manifests are parsed on the network runtime's blocking threads, never on an arbiter: a million files take a second.
@@ -26,7 +28,7 @@ use crate::actors::supervisor::Stop;
 use crate::actors::work::Work;
 use crate::actors::{Environment, Error, MAILBOX, news};
 use crate::dirty::Scratch;
-use crate::journal::{Change, Sequence};
+use crate::journal::{Change, Sent, Sequence};
 use crate::remote::api::{Collection, Filter, Query, Record};
 use crate::tree::Snapshot;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture};
@@ -36,12 +38,14 @@ use std::time::{Duration, Instant, SystemTime};
 mod commit;
 pub mod draft;
 pub mod echo;
+pub mod finished;
 pub mod guard;
 pub mod merging;
 pub mod numbers;
 pub mod operation;
 mod recording;
 pub mod saving;
+mod sent;
 pub mod state;
 
 pub use crate::actors::environment::Writing;
@@ -104,13 +108,20 @@ pub struct Renew {
     pub reply: Reply<Arc<CollectionState>, Error>,
 }
 
+/// What a mount that was killed has left of a collection.
+pub struct Left {
+    pub changes: Vec<(Sequence, Change)>,
+    /// Saves of which it did not learn whether they arrived.
+    pub sent: Vec<Sent>,
+    /// Where its backing files are.
+    pub scratch: Arc<Scratch>,
+}
+
 /// Takes over what a mount that was killed had not saved.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Recover {
-    pub changes: Arc<Vec<(Sequence, Change)>>,
-    /// Where its backing files are.
-    pub scratch: Arc<Scratch>,
+    pub left: Arc<Left>,
     pub reply: Reply<Arc<CollectionState>, Error>,
 }
 
@@ -313,7 +324,7 @@ impl CollectionActor {
     fn merge(&mut self, next: CollectionState, theirs: Snapshot, context: &mut Context<Self>) {
         let (Some(current), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
         self.is_merging = true;
-        let work = merging::work_out(writing, current, theirs.clone());
+        let work = merging::work_out(writing, current, theirs.clone(), self.may_have_arrived());
         let work = Work::start(&self.environment.network, format!("merging {}", self.cell.key()), work);
         context.spawn(work.into_actor(self).map(move |result, actor, context| {
             actor.is_merging = false;
@@ -374,7 +385,7 @@ impl CollectionActor {
             } else if !draft.is_open() {
                 state.numbers.set_modified(file.number, Some(file.settled.modified));
                 state.drafts.remove(&file.number);
-                self.local.finished.push(draft.file.clone());
+                self.finish(draft.file.clone());
             }
         }
         state.snapshot = editor.finish();
@@ -596,15 +607,11 @@ impl CollectionActor {
     }
 
     /// Takes over a journal, on top of what is shown.
-    fn recover(
-        &mut self,
-        changes: &[(Sequence, Change)],
-        scratch: &Arc<Scratch>,
-    ) -> Result<Arc<CollectionState>, Error> {
+    fn recover(&mut self, left: &Left) -> Result<Arc<CollectionState>, Error> {
         let state = self.cell.load().ok_or(Error::Gone)?;
         let writing = self.environment.writing.clone().ok_or(Error::ReadOnly)?;
         let request = operation::put_request(&writing, &state);
-        let replayed = recording::replay(&writing, &state.base.snapshot, changes, scratch, &request)?;
+        let replayed = recording::replay(&writing, &state.base.snapshot, &left.changes, &left.scratch, &request)?;
         let mut next = (*state).clone();
         // What the journal's mount had, as if it had gone on to this moment: the next look at the server merges.
         let mut numbers = state.numbers.carry(&state.snapshot, &replayed.mine, Some(chrono::Utc::now()));
@@ -625,6 +632,8 @@ impl CollectionActor {
         });
         next.is_unsaved = true;
         self.local.adopt(replayed.touched);
+        let now = Instant::now();
+        self.local.sent.extend(left.sent.iter().map(|sent| (now, sent.clone())));
         self.local.text = None;
         Ok(self.publish(next))
     }
@@ -633,14 +642,14 @@ impl CollectionActor {
 impl Handler<Recover> for CollectionActor {
     type Result = ();
 
-    fn handle(&mut self, Recover { changes, scratch, reply }: Recover, context: &mut Self::Context) {
+    fn handle(&mut self, Recover { left, reply }: Recover, context: &mut Self::Context) {
         if self.is_busy() || self.cell.load().is_none_or(|state| state.is_unsaved() || !state.drafts.is_empty()) {
             // It is loaded before, and nobody else has begun to use it: the mount is not there yet.
             let _ = reply.send(Err(Error::Busy));
             return;
         }
         let theirs = self.cell.load().map(|state| state.base.snapshot.clone());
-        let result = self.recover(&changes, &scratch);
+        let result = self.recover(&left);
         if let (Ok(state), Some(theirs)) = (&result, theirs) {
             let mut next = (**state).clone();
             next.base = Arc::new(Base {

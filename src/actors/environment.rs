@@ -1,5 +1,6 @@
 //! What all actors work with: the API, the runtime for I/O, and the user's choices.
 
+use crate::actors::collection::finished::Finished;
 use crate::actors::collection::guard::CommitGuard;
 use crate::actors::collection::merging::OnConflict;
 use crate::actors::collection::saving::SyncMode;
@@ -46,4 +47,5 @@ pub struct Writing {
     pub idle: Duration,
     /// Cleared when the cluster turns out to be from before that option.
     pub knows_replace_files: AtomicBool,
+    pub finished: Finished,
 }

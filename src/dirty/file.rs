@@ -103,6 +103,11 @@ impl DirtyFile {
         Arc::new(self.turn.clone().lock_owned().await)
     }
 
+    /// Number of its backing file, if it has one.
+    pub fn backing(&self) -> Option<u64> {
+        self.state().backing.as_ref().map(|backing| backing.number())
+    }
+
     /// How its blocks are stored.
     pub fn request(&self) -> &PutRequest {
         &self.request

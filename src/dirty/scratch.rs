@@ -76,6 +76,24 @@ impl Scratch {
         Ok(self.backing(file, number, false))
     }
 
+    /// A backing file of another folder, with a name in this one besides; this name is not kept. Where there can be only one
+    /// name (another file system) it is copied.
+    pub fn adopt_from(self: &Arc<Self>, other: &Scratch, number: u64) -> Result<Arc<Backing>, Error> {
+        let source = other.path(number);
+        let number = self.next.fetch_add(1, Ordering::AcqRel);
+        let path = self.path(number);
+        let file = fs::hard_link(&source, &path)
+            .or_else(|_| fs::copy(&source, &path).map(drop))
+            .and_then(|()| OpenOptions::new().read(true).write(true).open(&path));
+        match file {
+            Ok(file) => Ok(self.backing(file, number, false)),
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                Err(Error::backing(format!("taking over {}", source.display()), &error))
+            }
+        }
+    }
+
     /// A backing file of an earlier process; it is kept.
     pub fn adopt(self: &Arc<Self>, number: u64) -> Result<Arc<Backing>, Error> {
         let path = self.path(number);

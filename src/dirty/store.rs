@@ -108,7 +108,8 @@ impl DirtyStore {
         DirtyFile::new(self.clone(), self.next.fetch_add(1, Ordering::AcqRel), extents, backing, request)
     }
 
-    /// A file as the journal has it. Its backing file is in `folder`, `None` for the store's own. Blocking, but short.
+    /// A file as a journal has it. Its backing file is in `folder`, that of another journal, or in the store's own. Whatever is
+    /// written down of the file from now on names a file in the store's own folder. Blocking, but short.
     pub fn restore(
         self: &Arc<Self>,
         content: &Content,
@@ -116,8 +117,11 @@ impl DirtyStore {
         request: PutRequest,
     ) -> Result<Arc<DirtyFile>, Error> {
         let mut extents = Extents::default();
-        let scratch = folder.unwrap_or(&self.scratch);
-        let mut backing = content.backing.map(|number| scratch.adopt(number)).transpose()?;
+        let adopt = |number| match folder {
+            Some(other) => self.scratch.adopt_from(other, number),
+            None => self.scratch.adopt(number),
+        };
+        let mut backing = content.backing.map(adopt).transpose()?;
         let there = backing.as_ref().map_or(Ok(0), |backing| backing.length())?;
         for extent in &content.extents {
             let start = extents.size();

@@ -9,11 +9,11 @@
 //! * After an `fdatasync` that failed, the kernel may have forgotten which pages are not on the disk, and the next one
 //!   succeeds without having written them. So the next durable append writes the log anew.
 
-use super::change::{Base, Change, Sequence};
+use super::change::{Change, Operation, Sequence};
 use super::error::Error;
 use super::place;
 use super::record::{Record, decode, encode};
-use super::replay::{Files, Pending};
+use super::replay::{Files, Pending, Sent};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -41,6 +41,8 @@ pub(super) struct Log {
     /// Bytes of records that are settled or superseded.
     dead: u64,
     collections: BTreeMap<String, Collection>,
+    /// How many of the records that are neither settled nor superseded name each backing file.
+    backings: BTreeMap<u64, usize>,
     /// What was settled and could not be written down.
     owed: Vec<Record<'static>>,
     /// The file is longer than `length`: the rest of a record that could not be written.
@@ -55,9 +57,36 @@ pub(super) struct Log {
 
 #[derive(Debug, Default)]
 struct Collection {
-    /// Size in the log of each record that is neither settled nor superseded.
-    records: BTreeMap<Sequence, u64>,
+    /// Each record that is neither settled nor superseded.
+    records: BTreeMap<Sequence, Entry>,
     files: Files,
+    /// Size in the log of the saves of which it is not known whether they arrived.
+    sent: u64,
+}
+
+/// A record in the log.
+#[derive(Debug)]
+struct Entry {
+    /// Bytes.
+    size: u64,
+    /// The backing file that it names.
+    backing: Option<u64>,
+}
+
+impl Entry {
+    fn of(change: &Change, size: u64) -> Entry {
+        let backing = match &change.operation {
+            Operation::File { content, .. } => content.backing,
+            _ => None,
+        };
+        Entry { size, backing }
+    }
+}
+
+impl Collection {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.sent == 0
+    }
 }
 
 impl Log {
@@ -79,12 +108,19 @@ impl Log {
 
     fn of(folder: &Path, file: File, length: u64, limit: u64, pending: &Pending, live: u64) -> Log {
         let mut collections: BTreeMap<String, Collection> = BTreeMap::new();
+        let mut backings = BTreeMap::new();
         let each = pending.collections.iter().flat_map(|(uuid, changes)| changes.iter().map(move |pair| (uuid, pair)));
         for (uuid, (sequence, change)) in each {
             let collection = collections.entry(uuid.clone()).or_default();
             // Sizes are not told here; they only serve to judge when a rewrite pays, and the caller's sum does for that.
-            collection.records.insert(*sequence, 0);
+            let entry = Entry::of(change, 0);
+            entry.backing.into_iter().for_each(|number| *backings.entry(number).or_default() += 1);
+            collection.records.insert(*sequence, entry);
             collection.files.supersedes(*sequence, &change.operation);
+        }
+        for uuid in pending.sent.keys() {
+            // Of whatever size: only that it is there counts.
+            collections.entry(uuid.clone()).or_default().sent = 1;
         }
         Log {
             folder: folder.to_owned(),
@@ -94,6 +130,7 @@ impl Log {
             last: pending.last,
             dead: length - live.min(length),
             collections,
+            backings,
             owed: Vec::new(),
             ragged: false,
             distrusted: false,
@@ -127,7 +164,13 @@ impl Log {
     }
 
     pub(super) fn collections(&self) -> Vec<String> {
-        self.collections.keys().cloned().collect()
+        let pending = self.collections.iter().filter(|(_, collection)| !collection.records.is_empty());
+        pending.map(|(uuid, _)| uuid.clone()).collect()
+    }
+
+    /// Does a record that counts name this backing file?
+    pub(super) fn names(&self, backing: u64) -> bool {
+        self.backings.contains_key(&backing)
     }
 
     fn path(&self) -> PathBuf {
@@ -153,41 +196,70 @@ impl Log {
         self.pay();
         self.write(&bytes)?;
         let entry = self.collections.entry(collection.to_owned()).or_default();
+        let written = Entry::of(change, size);
+        written.backing.into_iter().for_each(|number| *self.backings.entry(number).or_default() += 1);
         for earlier in entry.files.supersedes(sequence, &change.operation) {
-            self.dead += entry.records.remove(&earlier).unwrap_or(0);
+            if let Some(earlier) = entry.records.remove(&earlier) {
+                self.dead += earlier.size;
+                forget(&mut self.backings, &earlier);
+            }
         }
-        entry.records.insert(sequence, size);
+        entry.records.insert(sequence, written);
         self.tidy();
         Ok(sequence)
     }
 
-    /// Takes note that the server has all up to this sequence, and these bases.
-    pub(super) fn settle(
-        &mut self,
-        collection: &str,
-        up_to: Sequence,
-        bases: Vec<(Vec<u8>, Base)>,
-    ) -> Result<(), Error> {
+    /// Takes note that the server has all up to this sequence.
+    pub(super) fn settle(&mut self, collection: &str, up_to: Sequence) -> Result<(), Error> {
         let Some(entry) = self.collections.get_mut(collection) else { return Ok(()) };
         let before = entry.records.len();
-        let dead = &mut self.dead;
-        entry.records.retain(|sequence, size| {
+        let (dead, backings) = (&mut self.dead, &mut self.backings);
+        entry.records.retain(|sequence, record| {
             let stays = *sequence > up_to;
-            *dead += if stays { 0 } else { *size };
+            if !stays {
+                *dead += record.size;
+                forget(backings, record);
+            }
             stays
         });
         entry.files.settle(up_to);
-        if entry.records.len() == before && bases.is_empty() {
+        if entry.records.len() == before {
             return Ok(());
         }
-        if entry.records.is_empty() {
+        if entry.is_empty() {
             self.collections.remove(collection);
         }
         if self.tidy() {
             return Ok(());
         }
-        let record = Record::Settled { collection: collection.to_owned().into(), up_to, bases };
+        let record = Record::Settled { collection: collection.to_owned().into(), up_to };
         self.owed.push(record);
+        self.pay_all()
+    }
+
+    /// Notes what a save is about to put at its paths.
+    pub(super) fn send(&mut self, collection: &str, paths: Sent) -> Result<(), Error> {
+        let bytes = encode(&Record::Sent { collection: collection.into(), paths })?;
+        if self.length.saturating_add(bytes.len() as u64) > self.limit {
+            return Err(Error::Full { folder: self.folder.clone(), limit: self.limit });
+        }
+        self.pay();
+        self.write(&bytes)?;
+        self.collections.entry(collection.to_owned()).or_default().sent += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Notes that the last save that was sent is what the server has.
+    pub(super) fn arrive(&mut self, collection: &str) -> Result<(), Error> {
+        let Some(entry) = self.collections.get_mut(collection).filter(|entry| entry.sent > 0) else { return Ok(()) };
+        self.dead += std::mem::take(&mut entry.sent);
+        if entry.is_empty() {
+            self.collections.remove(collection);
+        }
+        if self.tidy() {
+            return Ok(());
+        }
+        self.owed.push(Record::Arrived { collection: collection.to_owned().into() });
         self.pay_all()
     }
 
@@ -313,6 +385,11 @@ impl Log {
                 bytes.extend_from_slice(&record);
             }
         }
+        for (uuid, saves) in &pending.sent {
+            for paths in saves {
+                bytes.extend(encode(&Record::Sent { collection: uuid.into(), paths: paths.clone() })?);
+            }
+        }
         let made = remove_if_there(&new)
             .and_then(|()| place::write(&new, &bytes))
             .and_then(|file| std::fs::rename(&new, &path).map(|()| file));
@@ -329,10 +406,21 @@ impl Log {
         // The old log has no name any more, so there is no way back. After a crash of the machine it may have one again:
         // then what was written since is missing, which the next durable append mends.
         log.distrusted = place::sync(folder).is_err();
-        for (sequence, size) in log.collections.values_mut().flat_map(|collection| &mut collection.records) {
-            *size = sizes.get(sequence).copied().unwrap_or(0);
+        for (sequence, entry) in log.collections.values_mut().flat_map(|collection| &mut collection.records) {
+            entry.size = sizes.get(sequence).copied().unwrap_or(0);
         }
         Ok(log)
+    }
+}
+
+/// A record does not count any more.
+fn forget(backings: &mut BTreeMap<u64, usize>, entry: &Entry) {
+    let Some(number) = entry.backing else { return };
+    if let Some(count) = backings.get_mut(&number) {
+        *count -= 1;
+        if *count == 0 {
+            backings.remove(&number);
+        }
     }
 }
 

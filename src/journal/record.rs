@@ -31,12 +31,21 @@ pub enum Record<'r> {
         collection: Cow<'r, str>,
         change: Cow<'r, Change>,
     },
-    /// All of the collection up to this sequence is on the server, which has `bases` now.
+    /// All of the collection up to this sequence is on the server.
     Settled {
         collection: Cow<'r, str>,
         up_to: Sequence,
-        #[serde(with = "text::keys", default, skip_serializing_if = "Vec::is_empty")]
-        bases: Vec<(Vec<u8>, Base)>,
+    },
+    /// A save that puts this at these paths is about to be sent. Whoever finds no [`Record::Arrived`] behind it cannot know
+    /// whether it reached the server.
+    Sent {
+        collection: Cow<'r, str>,
+        #[serde(with = "text::keys")]
+        paths: Vec<(Vec<u8>, Base)>,
+    },
+    /// The last save that was sent has reached the server, and what was sent before and did not will never.
+    Arrived {
+        collection: Cow<'r, str>,
     },
 }
 

@@ -5,7 +5,7 @@
 
 use super::contents::{Contents, DAMAGED};
 use super::log::{self, Log};
-use super::{Change, Error, Info, Journal, Sequence, acquire, place, remove};
+use super::{Change, Error, Info, Journal, Sent, Sequence, acquire, place, remove};
 use chrono::Utc;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +20,8 @@ pub struct Recovered {
     pub info: Option<Info>,
     /// By uuid, in order. What is said about the base of one path is the same in all changes of a collection.
     pub collections: BTreeMap<String, Vec<(Sequence, Change)>>,
+    /// By uuid, in order: saves of which the dead mount did not learn whether they arrived.
+    pub sent: BTreeMap<String, Vec<Sent>>,
     /// What could not be read, and where it is kept. Such a folder stays until somebody discards it.
     pub damage: Option<String>,
 }
@@ -33,7 +35,7 @@ impl Recovered {
         let contents = Contents::read(folder)?;
         let mut damage = contents.problem();
         let collections = &contents.pending.collections;
-        if collections.is_empty() && damage.is_none() {
+        if collections.is_empty() && contents.pending.sent.is_empty() && damage.is_none() {
             return remove(folder, &lock).map(|()| None);
         }
         let mut log = None;
@@ -56,7 +58,8 @@ impl Recovered {
         let is_damaged = damage.is_some();
         let journal =
             Journal { folder: folder.to_owned(), log: Mutex::new(log), is_damaged, is_gone: Default::default(), lock };
-        Ok(Some(Recovered { journal, info, collections, damage }))
+        let sent = contents.pending.sent;
+        Ok(Some(Recovered { journal, info, collections, sent, damage }))
     }
 }
 

@@ -10,11 +10,16 @@ use std::collections::{BTreeMap, HashMap};
 /// Changes of one collection that the server has not got, in order.
 pub type Changes = BTreeMap<Sequence, Change>;
 
+/// What a save puts at the paths that it names.
+pub type Sent = Vec<(Vec<u8>, Base)>;
+
 /// What a log comes to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Pending {
     /// By collection; none is empty.
     pub collections: BTreeMap<String, Changes>,
+    /// By collection, in order: what saves have put at their paths of which it is not known whether they arrived.
+    pub sent: BTreeMap<String, Vec<Sent>>,
     /// The highest sequence that was seen.
     pub last: Sequence,
 }
@@ -27,20 +32,32 @@ impl Pending {
                 self.last = self.last.max(sequence);
                 self.collections.entry(collection.into_owned()).or_default().insert(sequence, change.into_owned());
             }
-            Record::Settled { collection, up_to, bases } => {
+            Record::Settled { collection, up_to } => {
                 self.last = self.last.max(up_to);
-                self.settle(&collection, up_to, bases);
+                self.settle(&collection, up_to);
             }
+            Record::Sent { collection, paths } => {
+                self.sent.entry(collection.into_owned()).or_default().push(paths);
+            }
+            Record::Arrived { collection } => self.arrived(&collection),
         }
     }
 
-    fn settle(&mut self, collection: &str, up_to: Sequence, bases: Vec<(Vec<u8>, Base)>) {
+    fn settle(&mut self, collection: &str, up_to: Sequence) {
         let Some(changes) = self.collections.get_mut(collection) else { return };
         changes.retain(|sequence, _| *sequence > up_to);
+        if changes.is_empty() {
+            self.collections.remove(collection);
+        }
+    }
+
+    /// The last save that was sent is what the server has.
+    fn arrived(&mut self, collection: &str) {
+        let Some(paths) = self.sent.remove(collection).and_then(|mut sent| sent.pop()) else { return };
+        let Some(changes) = self.collections.get_mut(collection) else { return };
         // The latest word on these paths, so the latest change carries them.
-        match changes.values_mut().next_back() {
-            Some(change) => bases.into_iter().for_each(|(path, base)| state(change, path, base)),
-            None => drop(self.collections.remove(collection)),
+        if let Some(change) = changes.values_mut().next_back() {
+            paths.into_iter().for_each(|(path, base)| state(change, path, base));
         }
     }
 

@@ -226,11 +226,50 @@ fn our_own_commit_does_not_look_like_another_clients() {
     journal.append(ONE, &change(Operation::Remove { path: "b".into() }), false).unwrap();
     journal.append(ONE, &with("a", Base::Absent), false).unwrap();
     let ours = Base::File { pieces: vec![Piece { locator: "x+1".into(), block_size: 1, offset: 0, length: 1 }] };
-    journal.settled_with(ONE, first, vec![(b"a".to_vec(), ours.clone())]).unwrap();
+    journal.sent(ONE, vec![(b"a".to_vec(), ours.clone())]).unwrap();
+    journal.settled(ONE, first).unwrap();
+    journal.arrived(ONE).unwrap();
     kill(journal);
     let found = recovered(&account);
     let bases: Vec<_> = found.collections[ONE].iter().flat_map(|(_, change)| &change.bases).collect();
     assert!(!bases.is_empty() && bases.iter().all(|(path, base)| path == b"a" && *base == ours), "{bases:?}");
+}
+
+#[test]
+fn a_save_that_may_have_arrived_is_told_to_the_next_mount() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let sent = vec![(b"a".to_vec(), Base::Absent)];
+    journal.sent(ONE, sent.clone()).unwrap();
+    assert!(!journal.pending(ONE) && journal.pending_collections().is_empty(), "there is nothing to be saved");
+    journal.append(TWO, &file("b", b"1"), false).unwrap();
+    kill(journal);
+    let found = recovered(&account);
+    assert_eq!(found.sent, [(ONE.to_owned(), vec![sent])].into());
+    let last = found.collections[TWO][0].0;
+    found.journal.settled(TWO, last).unwrap();
+    found.journal.arrived(ONE).unwrap();
+    drop(found);
+    assert!(Journal::recover(&account).unwrap().is_empty());
+}
+
+#[test]
+fn a_backing_file_is_named_as_long_as_a_record_of_any_collection_may_be_replayed() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let backed = |path: &str| {
+        let extents = vec![Extent { length: 1, source: Source::Backing }];
+        let content = Content { size: 1, backing: Some(8), extents };
+        change(Operation::File { path: path.into(), content, modified: None })
+    };
+    let first = journal.append(ONE, &backed("a"), false).unwrap();
+    let second = journal.append(TWO, &backed("b"), false).unwrap();
+    journal.settled(ONE, first).unwrap();
+    assert!(journal.names(8), "the other collection's record still has to be replayed");
+    journal.append(TWO, &file("b", b"2"), false).unwrap();
+    assert!(!journal.names(8), "superseded");
+    journal.settled(TWO, second).unwrap();
+    assert!(!journal.names(8));
 }
 
 #[test]

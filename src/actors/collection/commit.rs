@@ -10,9 +10,10 @@
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::guard::{self, Conditions, Plan};
 use crate::actors::collection::state::{Base, CollectionState};
-use crate::actors::collection::{CollectionCell, SUMMARY, Writing};
+use crate::actors::collection::{CollectionCell, SUMMARY, Writing, sent};
 use crate::actors::{Environment, Error};
 use crate::dirty::Settled;
+use crate::journal::Sent;
 use crate::keep::PortableDataHash;
 use crate::keep::manifest::Form;
 use crate::remote::api::{Collection, CollectionUpdate, Record};
@@ -40,6 +41,15 @@ pub(super) struct Commit {
     pub(super) promised: Vec<u32>,
     pub(super) text: Option<GoText>,
     pub(super) guard: Plan,
+    /// What was sent, as long as it is not known whether it arrived.
+    pub(super) sent: Vec<Sent>,
+}
+
+/// What is left of a save for those that follow.
+pub(super) struct Ended {
+    pub(super) text: Option<GoText>,
+    pub(super) sent: Vec<Sent>,
+    pub(super) outcome: Outcome,
 }
 
 /// How it ended.
@@ -58,8 +68,18 @@ pub(super) struct Saved {
     pub(super) files: Vec<SavedFile>,
     /// What was touched and not taken along: half-written files.
     pub(super) left: Touched,
-    /// Nothing but what `base` says. Otherwise others have changed it, too.
-    pub(super) is_complete: bool,
+    pub(super) reach: Reach,
+}
+
+/// What the server's answer says of a save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The server had it all already.
+    NotSent,
+    /// It has nothing but what we think.
+    Complete,
+    /// Others have changed something, too.
+    Mixed,
 }
 
 pub(super) struct SavedFile {
@@ -85,9 +105,9 @@ struct Target {
 }
 
 impl Commit {
-    pub(super) async fn run(mut self) -> (Option<GoText>, Outcome) {
+    pub(super) async fn run(mut self) -> Ended {
         let outcome = self.try_run().await.unwrap_or_else(Outcome::Failed);
-        (self.text, outcome)
+        Ended { text: self.text, sent: self.sent, outcome }
     }
 
     async fn try_run(&mut self) -> Result<Outcome, Error> {
@@ -97,7 +117,8 @@ impl Commit {
             Some(edits) if edits.is_empty() => {
                 let Base { record, is_own, is_sound, .. } = &*base;
                 let (record, is_own, is_sound) = (record.clone(), *is_own, *is_sound);
-                return Ok(saved(Base { record, snapshot: target.snapshot.clone(), is_own, is_sound }, target, true));
+                let base = Base { record, snapshot: target.snapshot.clone(), is_own, is_sound };
+                return Ok(saved(base, target, Reach::NotSent));
             }
             edits => edits,
         };
@@ -121,6 +142,7 @@ impl Commit {
                 }
                 request.update.attributes.insert("version".into(), json!(record.version));
             }
+            self.note(&target, edits.as_ref());
             self.cell.shared().expect(&request.hash.to_string(), &base.record.portable_data_hash);
             let api = &self.environment.api;
             let error = match api.update_collection(self.cell.key(), &request.update, None).await {
@@ -166,6 +188,23 @@ impl Commit {
             tracing::info!(collection = self.cell.key(), %error, attempts, "the save did not arrive: trying again");
             tokio::time::sleep(retry::pause(attempts)).await;
         }
+    }
+
+    /// Remembers what is about to be sent.
+    fn note(&mut self, target: &Target, edits: Option<&Edits>) {
+        let sent = match edits {
+            Some(edits) => sent::at_paths(&target.snapshot, edits.paths()),
+            None => sent::at_paths(&target.snapshot, self.touched.iter().map(|(path, _)| path)),
+        };
+        if self.sent.last() == Some(&sent) {
+            return;
+        }
+        if let Some(journal) = &self.writing.journal
+            && let Err(error) = journal.sent(self.cell.key(), sent.clone())
+        {
+            tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what is sent");
+        }
+        self.sent.push(sent);
     }
 
     /// Brings the bytes to Keep, and puts together what the server is to have.
@@ -296,10 +335,10 @@ impl Commit {
             self.text = as_predicted.then_some(other);
         }
         // Under the version with old ones kept nothing of others can be in it, whatever the text looks like.
-        let is_complete = as_predicted || request.conditions.preserve;
+        let reach = if as_predicted || request.conditions.preserve { Reach::Complete } else { Reach::Mixed };
         let is_sound = answer.preserve_version;
         let base = Base { record: Arc::new(answer), snapshot: target.snapshot.clone(), is_own: true, is_sound };
-        saved(base, target, is_complete)
+        saved(base, target, reach)
     }
 }
 
@@ -309,9 +348,9 @@ fn summarised() -> CollectionUpdate {
     CollectionUpdate { select, ..CollectionUpdate::default() }
 }
 
-fn saved(base: Base, target: Target, is_complete: bool) -> Outcome {
+fn saved(base: Base, target: Target, reach: Reach) -> Outcome {
     let Target { files, left, .. } = target;
-    Outcome::Saved(Saved { base: Arc::new(base), files, left, is_complete })
+    Outcome::Saved(Saved { base: Arc::new(base), files, left, reach })
 }
 
 /// Has nobody changed the collection since? (A preparation of ours changes neither.)

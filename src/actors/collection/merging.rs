@@ -5,11 +5,13 @@
 //! that nothing else is equal to; where both sides have a file of the same size, the bytes are compared; and open files whose
 //! place another client took are remembered, in case somebody goes on writing to them.
 
+use crate::actors::collection::sent::known_base;
 use crate::actors::collection::state::CollectionState;
 use crate::actors::collection::{CollectionActor, Writing};
 use crate::actors::{Error, news};
 use crate::cache::RenewLocator;
 use crate::dirty::Part;
+use crate::journal::Sent;
 use crate::keep::manifest::Piece;
 use crate::keep::{BlockHash, Locator};
 use crate::tree::{Conflict, Merge, NodeId, Snapshot, diff, merge};
@@ -42,15 +44,17 @@ pub(super) struct Merged {
     displaced: Vec<(u32, Vec<u8>)>,
 }
 
-/// Works out what `state` becomes when the server has `theirs`.
+/// Works out what `state` becomes when the server has `theirs`, of which `sent` is ours.
 pub(super) async fn work_out(
     writing: Arc<Writing>,
     state: Arc<CollectionState>,
     theirs: Snapshot,
+    sent: Vec<Sent>,
 ) -> Result<Merged, Error> {
     let equal = equal_files(&writing, &state, &theirs).await;
     let time = Utc::now();
-    let work = tokio::task::spawn_blocking(move || merge_now(&state, &theirs, time, &equal, writing.on_conflict));
+    let work =
+        tokio::task::spawn_blocking(move || merge_now(&state, (&theirs, &sent), time, &equal, writing.on_conflict));
     work.await.map_err(|error| Error::Failed(format!("a merge: {error}")))?
 }
 
@@ -66,7 +70,7 @@ fn stand_in(state: &CollectionState, number: u32) -> Vec<Piece<Locator>> {
 
 fn merge_now(
     state: &Arc<CollectionState>,
-    theirs: &Snapshot,
+    (theirs, sent): (&Snapshot, &[Sent]),
     time: DateTime<Utc>,
     equal: &HashSet<NodeId>,
     on_conflict: OnConflict,
@@ -84,8 +88,8 @@ fn merge_now(
         }
     }
     let mine = editor.finish();
-    let Merge { snapshot, conflicts } =
-        merge(&state.base.snapshot, &mine, theirs, time, |node, _| equal.contains(&node))?;
+    let base = known_base(&state.base.snapshot, theirs, sent)?;
+    let Merge { snapshot, conflicts } = merge(&base, &mine, theirs, time, |node, _| equal.contains(&node))?;
     let mut editor = snapshot.edit();
     for node in changed {
         let pieces: Vec<_> = state.snapshot.pieces(node).collect();
@@ -199,6 +203,10 @@ impl CollectionActor {
             if policy == OnConflict::KeepBoth {
                 self.local.touch(&conflict.kept_as, crate::tree::commit::Depth::Tree);
             }
+        }
+        for (path, _) in self.may_have_arrived().into_iter().flatten() {
+            // What has arrived too late is put right.
+            self.local.touch(&path, crate::tree::commit::Depth::Entry);
         }
         self.local.displaced.extend(merged.displaced);
         let mut state = next;

@@ -307,7 +307,7 @@ impl CollectionActor {
             }
         };
         let is_change = !edit.touched.is_empty();
-        self.local.finished.append(&mut edit.finished);
+        edit.finished.into_iter().for_each(|file| self.finish(file));
         for (path, depth) in edit.touched {
             self.local.touch(&path, depth);
         }

@@ -108,7 +108,7 @@ fn change(operation: Operation, bases: Vec<(Vec<u8>, Base)>) -> Change {
 }
 
 /// What the server has at a path; of a directory everything in it.
-fn bases(base: &Snapshot, path: &[u8], node: Option<NodeId>) -> Vec<(Vec<u8>, Base)> {
+pub(super) fn bases(base: &Snapshot, path: &[u8], node: Option<NodeId>) -> Vec<(Vec<u8>, Base)> {
     let Some(top) = node else {
         return if base.find(path).is_none() { vec![(path.to_vec(), Base::Absent)] } else { Vec::new() };
     };
@@ -221,7 +221,7 @@ pub(super) fn replay(
     Ok(Replayed { base, mine: mine.finish(), drafts, touched })
 }
 
-fn piece(recorded: &RecordedPiece) -> Result<Piece<Locator>, Error> {
+pub(super) fn piece(recorded: &RecordedPiece) -> Result<Piece<Locator>, Error> {
     let wrong =
         |error: crate::keep::locator::LocatorError| Error::Failed(format!("a journal with a bad locator: {error}"));
     let block = recorded.locator.parse().map_err(wrong)?;
@@ -239,7 +239,7 @@ fn is_inside(path: &[u8], directory: &[u8]) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
-fn remove(editor: &mut Editor, path: &[u8]) -> Result<(), Error> {
+pub(super) fn remove(editor: &mut Editor, path: &[u8]) -> Result<(), Error> {
     let (above, name) = split(path);
     if let Some(directory) = editor.snapshot().find(above)
         && editor.snapshot().lookup(directory, name).is_some()
@@ -250,7 +250,7 @@ fn remove(editor: &mut Editor, path: &[u8]) -> Result<(), Error> {
 }
 
 /// The directory at a path, made with those above it; a file in the way is removed.
-fn directories(editor: &mut Editor, path: &[u8]) -> Result<NodeId, Error> {
+pub(super) fn directories(editor: &mut Editor, path: &[u8]) -> Result<NodeId, Error> {
     let mut directory = NodeId::ROOT;
     for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
         directory = match editor.snapshot().lookup(directory, name) {
@@ -266,7 +266,7 @@ fn directories(editor: &mut Editor, path: &[u8]) -> Result<NodeId, Error> {
     Ok(directory)
 }
 
-fn put(editor: &mut Editor, path: &[u8], pieces: &[Piece<Locator>]) -> Result<(), Error> {
+pub(super) fn put(editor: &mut Editor, path: &[u8], pieces: &[Piece<Locator>]) -> Result<(), Error> {
     let (above, name) = split(path);
     let directory = directories(editor, above)?;
     if let Some(found) = editor.snapshot().lookup(directory, name)

@@ -12,14 +12,14 @@
 //! thought. What is in the journal is marked as settled there when a save that began later has ended.
 
 use crate::actors::Error;
-use crate::actors::collection::commit::{Commit, Outcome};
+use crate::actors::collection::commit::{Commit, Ended, Outcome, Reach};
 use crate::actors::collection::guard::Guard;
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::{CollectionActor, CollectionCell, recording};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::dirty::DirtyFile;
-use crate::journal::Sequence;
+use crate::journal::{Sent, Sequence};
 use crate::tree::commit::{Depth, GoText, Touched};
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
 use std::collections::{HashMap, HashSet};
@@ -79,6 +79,12 @@ const MOST_REFUSALS: u32 = 40;
 /// The longest of those pauses.
 const LONGEST_YIELD: Duration = Duration::from_millis(800);
 
+/// A request that was sent so long ago does not arrive any more: longer than proxies and servers let one wait.
+const LOST: Duration = Duration::from_secs(600);
+
+/// How long a backing file that is not needed may stay because somebody looked at its file just then.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// Is told when what was needed has come about, or will not.
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
@@ -111,11 +117,13 @@ pub(super) struct Local {
     pauses: u32,
     failures: u32,
     pub(super) refusals: u32,
+    /// Saves of which it is not known whether they arrived.
+    pub(super) sent: Vec<(Instant, Sent)>,
     /// Nobody stops the actor while it has something that is not saved.
     keeps: Option<Arc<CollectionCell>>,
     journal: Writing,
-    /// Saved files whose backing the journal may still speak of: they go when it does not any more.
-    pub(super) finished: Vec<Arc<DirtyFile>>,
+    /// Backing files are let go of soon.
+    sweeps: bool,
 }
 
 struct Running {
@@ -202,7 +210,7 @@ impl CollectionActor {
         let is_temporary = self.cell.kind() == Kind::Temporary;
         match need {
             _ if is_temporary => {
-                self.discard_finished();
+                self.sweep_finished(context);
                 answer(Ok(()));
             }
             Need::Server if self.local.saved == self.local.changes && !self.has_due_drafts() => answer(Ok(())),
@@ -309,7 +317,7 @@ impl CollectionActor {
         }
         let (Some(state), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
         if self.local.touched.is_empty() {
-            self.was_saved_up_to(self.local.changes);
+            self.was_saved_up_to(self.local.changes, context);
             return;
         }
         let mut promised = Vec::new();
@@ -335,30 +343,36 @@ impl CollectionActor {
             promised: promised.clone(),
             text: self.local.text.take(),
             guard: self.local.guard.plan(Instant::now()),
+            sent: Vec::new(),
         };
         self.local.running = Some(Running { touched, promised, change, began: Instant::now(), waiting });
         let work = Work::start(&self.environment.network, format!("saving {}", self.cell.key()), async move {
             Ok(commit.run().await)
         });
         context.spawn(work.into_actor(self).map(|result, actor, context| {
-            let outcome = result.unwrap_or_else(|error| (None, Outcome::Failed(error)));
+            let outcome =
+                result.unwrap_or_else(|error| Ended { text: None, sent: Vec::new(), outcome: Outcome::Failed(error) });
             actor.save_ended(outcome, context);
         }));
     }
 
-    fn save_ended(&mut self, (text, outcome): (Option<GoText>, Outcome), context: &mut Context<Self>) {
+    fn save_ended(&mut self, Ended { text, sent, outcome }: Ended, context: &mut Context<Self>) {
         let Some(running) = self.local.running.take() else { return };
         self.local.text = text;
+        let now = Instant::now();
+        self.local.sent.extend(sent.into_iter().map(|sent| (now, sent)));
         match outcome {
             Outcome::Saved(saved) => {
                 self.local.failures = 0;
                 self.local.refusals = 0;
                 self.local.last = Some((running.began.elapsed(), running.waiting));
-
-                let is_complete = saved.is_complete;
+                let reach = saved.reach;
+                if reach != Reach::NotSent {
+                    self.has_arrived();
+                }
                 let (left, problem) = self.adopt_saved(saved, &running.touched);
                 self.local.touched.extend(&left);
-                if !is_complete {
+                if reach == Reach::Mixed {
                     // Others are in what the server has now: it must be fetched before the next save.
                     self.local.text = None;
                     self.local.guard.saw_others(Instant::now());
@@ -366,7 +380,7 @@ impl CollectionActor {
                     self.fetch(context);
                 }
                 match problem {
-                    None => self.was_saved_up_to(running.change),
+                    None => self.was_saved_up_to(running.change, context),
                     Some(error) => self.fail_waiters(running.change, &error),
                 }
             }
@@ -396,6 +410,23 @@ impl CollectionActor {
             }
         }
         self.advance(context);
+    }
+
+    /// A save is on the server, so whatever was sent before it and did not arrive never will.
+    fn has_arrived(&mut self) {
+        self.local.sent.clear();
+        let Some(journal) = self.environment.writing.as_ref().and_then(|writing| writing.journal.as_ref()) else {
+            return;
+        };
+        if let Err(error) = journal.arrived(self.cell.key()) {
+            tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
+        }
+    }
+
+    /// What may still arrive of saves whose answer was lost.
+    pub(super) fn may_have_arrived(&mut self) -> Vec<Sent> {
+        self.local.sent.retain(|(at, _)| at.elapsed() < LOST);
+        self.local.sent.iter().map(|(_, sent)| sent.clone()).collect()
     }
 
     /// What a save that came to nothing had taken along is still to be saved.
@@ -447,7 +478,7 @@ impl CollectionActor {
         }
     }
 
-    fn was_saved_up_to(&mut self, change: u64) {
+    fn was_saved_up_to(&mut self, change: u64, context: &mut Context<Self>) {
         self.local.saved = self.local.saved.max(change);
         let (now, later): (Vec<Waiter>, Vec<Waiter>) =
             std::mem::take(&mut self.local.waiters).into_iter().partition(|waiter| waiter.change <= change);
@@ -456,7 +487,7 @@ impl CollectionActor {
             (waiter.answer)(Ok(()));
         }
         self.settle_journal();
-        self.discard_finished();
+        self.sweep_finished(context);
         if !self.local.journal.is_running && self.local.journal.waiters.is_empty() {
             self.local.journal.touched = self.local.touched.clone();
             self.local.journal.files.clear();
@@ -466,15 +497,22 @@ impl CollectionActor {
         }
     }
 
-    /// Lets go of backing files, unless a record that is not settled may speak of them: without them it could not be replayed.
-    pub(super) fn discard_finished(&mut self) {
-        let journal = self.environment.writing.as_ref().and_then(|writing| writing.journal.as_ref());
-        let is_pending = journal.is_some_and(|journal| journal.pending(self.cell.key()));
-        if is_pending || self.local.journal.is_running {
-            return;
+    /// Nobody here needs the file any more.
+    pub(super) fn finish(&self, file: Arc<DirtyFile>) {
+        if let Some(writing) = &self.environment.writing {
+            writing.finished.add(file);
         }
-        for file in self.local.finished.drain(..) {
-            file.discard();
+    }
+
+    /// Lets go of backing files that nobody needs; looks again while somebody does.
+    fn sweep_finished(&mut self, context: &mut Context<Self>) {
+        let Some(writing) = &self.environment.writing else { return };
+        if !writing.finished.sweep(writing.journal.as_deref()) && !self.local.sweeps {
+            self.local.sweeps = true;
+            context.run_later(SWEEP, |actor, context| {
+                actor.local.sweeps = false;
+                actor.sweep_finished(context);
+            });
         }
     }
 

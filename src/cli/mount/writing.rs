@@ -3,16 +3,18 @@
 
 use super::arguments::Arguments;
 use super::{FAILURE, Refusal};
-use crate::actors::collection::Writing;
+use crate::actors::collection::finished::Finished;
 use crate::actors::collection::saving::{Files, Need};
+use crate::actors::collection::{Left, Writing};
 use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget, OVERHEAD};
 use crate::dirty::{DirtyStore, Options, Scratch};
-use crate::journal::{self, Info, Journal, Recovered, place};
+use crate::journal::{self, Info, Journal, Recovered, Sent, place};
 use crate::keep::MAX_BLOCK_SIZE;
 use crate::remote::api::PublicConfig;
 use crate::remote::keep::Keep;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,7 +55,10 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, Refusal> {
     let (journal, recovered) = open_journal(arguments, mount, &config.cluster_id, user).map_err(|error| Refusal {
         status: FAILURE,
-        message: format!("{error}; choose another folder with --journal-dir"),
+        message: format!(
+            "{error}; or choose another folder with --journal-dir: what an earlier mount has left in this one then waits \
+             until it is used again"
+        ),
     })?;
     let scratch = Scratch::open(journal.data_folder(), arguments.journal_size)
         .map_err(|error| Refusal::failure(format!("cannot use {}: {error}", journal.data_folder().display())))?;
@@ -82,6 +87,7 @@ pub(super) async fn prepare(
         retries: arguments.retries,
         idle: config.collections.preserve_version_if_idle.unwrap_or(USUAL_IDLE),
         knows_replace_files: AtomicBool::new(true),
+        finished: Finished::default(),
     };
     Ok(Prepared { writing, recovered })
 }
@@ -106,6 +112,14 @@ fn open_journal(
 /// now shows all the same, and is saved in the background; its journal stays until then. Returns who does that.
 pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
+    // A mount that died while it saved what another had left has noted in a journal of its own what it sent.
+    let mut sent: BTreeMap<String, Vec<Sent>> = BTreeMap::new();
+    let mut journals = Vec::new();
+    for found in &recovered {
+        for (uuid, saves) in &found.sent {
+            sent.entry(uuid.clone()).or_default().extend(saves.iter().cloned());
+        }
+    }
     for found in recovered {
         let id = found.journal.id();
         if let Some(damage) = &found.damage {
@@ -130,14 +144,22 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
                 changes = changes.len(),
                 "an earlier mount was killed before it had saved everything: that is done now"
             );
-            let changes = Arc::new(changes);
+            let sent = sent.get(&uuid).cloned().unwrap_or_default();
+            let left = Arc::new(Left { changes, sent, scratch: scratch.clone() });
             // Shown before the mount is there.
-            let result = supervisor.adopt_journal(&uuid, changes.clone(), scratch.clone()).await;
-            let saving = save_recovered(supervisor.clone(), journal.clone(), uuid, changes, scratch.clone(), result);
+            let result = supervisor.adopt_journal(&uuid, &left).await;
+            let saving = save_recovered(supervisor.clone(), journal.clone(), uuid, left, result);
             let mut task = tokio::spawn(saving);
             if tokio::time::timeout(RECOVERY, &mut task).await.is_err() {
                 tasks.push(task);
             }
+        }
+        journals.push((journal, found.sent));
+    }
+    // Whoever has nothing but notes is not needed once those who need the notes are done.
+    if tasks.is_empty() {
+        for (journal, sent) in &journals {
+            sent.keys().filter(|uuid| !journal.pending(uuid)).for_each(|uuid| forget(journal, uuid));
         }
     }
     tasks
@@ -150,15 +172,20 @@ pub(super) async fn wait_for(tasks: &mut Vec<JoinHandle<()>>) {
     }
 }
 
+fn forget(journal: &Journal, uuid: &str) {
+    if let Err(error) = journal.arrived(uuid) {
+        tracing::debug!(journal = journal.id(), %error, "cannot note in a journal that its saves have arrived");
+    }
+}
+
 async fn save_recovered(
     supervisor: Arc<Supervisor>,
     journal: Arc<Journal>,
     uuid: String,
-    changes: Arc<Vec<(journal::Sequence, journal::Change)>>,
-    scratch: Arc<Scratch>,
+    left: Arc<Left>,
     adopted: Result<(), actors::Error>,
 ) {
-    let last = changes.iter().map(|(sequence, _)| *sequence).max();
+    let last = left.changes.iter().map(|(sequence, _)| *sequence).max();
     let cell = supervisor.collection(&uuid);
     let mut result = match adopted {
         Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
@@ -176,7 +203,7 @@ async fn save_recovered(
         pause = (pause * 2).min(Duration::from_secs(300));
         result = match cell.load() {
             Some(state) if state.is_unsaved() => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
-            _ => match supervisor.adopt_journal(&uuid, changes.clone(), scratch.clone()).await {
+            _ => match supervisor.adopt_journal(&uuid, &left).await {
                 Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
                 Err(error) => Err(error),
             },
@@ -187,6 +214,7 @@ async fn save_recovered(
     {
         tracing::warn!(journal = journal.id(), %error, "cannot note that a journal was saved");
     }
+    forget(&journal, &uuid);
 }
 
 /// Saves everything. `false`: something could not be saved; it is in the journal, and the log says so.

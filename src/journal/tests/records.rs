@@ -70,10 +70,14 @@ fn record() -> impl Strategy<Value = Record<'static>> {
             collection: collection.into(),
             change: Cow::Owned(change),
         }),
-        1 => (any::<u64>(), "[a-z0-9-]{1,10}", bases()).prop_map(|(up_to, collection, bases)| Record::Settled {
+        1 => ("[a-z0-9-]{1,10}", bases()).prop_map(|(collection, paths)| Record::Sent {
+            collection: Cow::Owned(collection),
+            paths,
+        }),
+        1 => "[a-z0-9-]{1,10}".prop_map(|collection| Record::Arrived { collection: Cow::Owned(collection) }),
+        1 => (any::<u64>(), "[a-z0-9-]{1,10}").prop_map(|(up_to, collection)| Record::Settled {
             collection: collection.into(),
             up_to: Sequence(up_to),
-            bases,
         }),
     ]
 }

@@ -1,0 +1,88 @@
+//! What saves of ours have put at their paths of which we do not know whether they arrived.
+//!
+//! An answer can be lost, and a mount can die before it has one. What such a save brought looks afterwards like the work of another
+//! client, and would be kept beside what was changed here since: a file that was written, saved and removed would come back
+//! under a conflict's name. So before a save is sent it is noted, here and in the journal, what it puts at its
+//! paths; and a merge counts whatever the server has of that as known to us.
+//!
+//! The next save that arrives ends it: on the state that it leads to, the conditions of all earlier ones fail.
+
+use crate::actors::Error;
+use crate::actors::collection::recording::{bases, directories, piece, put, remove};
+use crate::journal::{Base, Sent};
+use crate::tree::{Snapshot, same_content};
+
+/// What a save that makes `target` puts at these paths.
+pub(super) fn at_paths<'p>(target: &Snapshot, paths: impl Iterator<Item = &'p [u8]>) -> Sent {
+    paths.flat_map(|path| bases(target, path, target.find(path))).collect()
+}
+
+/// What both sides know, given that the server has `theirs`: `base`, and what has arrived of what was sent.
+pub(super) fn known_base(base: &Snapshot, theirs: &Snapshot, sent: &[Sent]) -> Result<Snapshot, Error> {
+    let mut known = base.edit();
+    for (path, put_there) in sent.iter().flatten() {
+        let found = theirs.find(path);
+        match (put_there, found) {
+            (Base::Absent, None) => remove(&mut known, path)?,
+            (Base::Directory, Some(node)) if theirs.is_directory(node) => drop(directories(&mut known, path)?),
+            (Base::File { pieces }, Some(node)) => {
+                let pieces = pieces.iter().map(piece).collect::<Result<Vec<_>, Error>>()?;
+                let mut alone = Snapshot::empty().edit();
+                put(&mut alone, path, &pieces)?;
+                let alone = alone.finish();
+                if alone.find(path).is_some_and(|sent| same_content(&alone, sent, theirs, node)) {
+                    put(&mut known, path, &pieces)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(known.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X: &str = "acbd18db4cc2f85cedef654fccc4a4d8+3";
+    const Y: &str = "37b51d194a7513e45b56f6524f2d51f2+3";
+
+    fn tree(text: &str) -> Snapshot {
+        Snapshot::parse(text).unwrap()
+    }
+
+    fn paths(snapshot: &Snapshot) -> String {
+        snapshot.to_manifest(crate::keep::manifest::Form::Python)
+    }
+
+    fn sent(target: &Snapshot, names: &[&[u8]]) -> Vec<Sent> {
+        vec![at_paths(target, names.iter().copied())]
+    }
+
+    #[test]
+    fn what_arrived_is_known_and_what_did_not_is_not() {
+        let before = tree(&format!(". {X} 0:3:removed\n"));
+        let target = tree(&format!(". {X} 0:3:made\n./d {X} 0:3:inside\n"));
+        let sent = sent(&target, &[b"made", b"removed", b"d"]);
+        assert_eq!(paths(&known_base(&before, &target, &sent).unwrap()), paths(&target), "all of it");
+        assert_eq!(paths(&known_base(&before, &before, &sent).unwrap()), paths(&before), "nothing of it");
+    }
+
+    #[test]
+    fn what_somebody_else_put_at_the_path_since_is_not_ours() {
+        let before = tree("");
+        let sent = sent(&tree(&format!(". {X} 0:3:a 0:3:b\n")), &[b"a", b"b"]);
+        let theirs = tree(&format!(". {X} {Y} 3:3:a 0:3:b 0:3:c\n"));
+        assert_eq!(paths(&known_base(&before, &theirs, &sent).unwrap()), format!(". {X} 0:3:b\n"));
+    }
+
+    #[test]
+    fn any_of_several_that_may_have_arrived_is_known() {
+        let before = tree("");
+        let (first, second) = (tree(&format!(". {X} 0:3:a\n")), tree(&format!(". {Y} 0:3:a\n")));
+        let sent = [sent(&first, &[b"a"]), sent(&second, &[b"a"])].concat();
+        for theirs in [first, second] {
+            assert_eq!(paths(&known_base(&before, &theirs, &sent).unwrap()), paths(&theirs));
+        }
+    }
+}
