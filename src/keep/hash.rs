@@ -16,6 +16,18 @@ pub struct BlockHash(pub [u8; 16]);
 #[error("not a block hash: expected 32 hexadecimal digits")]
 pub struct HashError;
 
+/// The value of each hexadecimal digit, of either case; of everything else 255.
+const VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value] as usize] = value as u8;
+        values[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
 impl BlockHash {
     /// The block of zero bytes. It exists without having been written (`protocol.md` 5.6).
     pub const EMPTY: BlockHash =
@@ -31,9 +43,16 @@ impl BlockHash {
 
     /// Reads exactly 32 hexadecimal digits of either case.
     pub fn parse(text: &[u8]) -> Result<BlockHash, HashError> {
+        let text: &[u8; Self::TEXT_LENGTH] = text.try_into().map_err(|_| HashError)?;
         let mut bytes = [0; 16];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| HashError)?;
-        Ok(BlockHash(bytes))
+        // A manifest has a hash for every small file; without a branch for each digit this takes a tenth of the time.
+        let mut wrong = 0;
+        for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+            let (high, low) = (VALUES[usize::from(pair[0])], VALUES[usize::from(pair[1])]);
+            wrong |= high | low;
+            *byte = high << 4 | low & 15;
+        }
+        if wrong > 15 { Err(HashError) } else { Ok(BlockHash(bytes)) }
     }
 
     /// The 32 hexadecimal digits, in lower case, without an allocation.

@@ -22,7 +22,7 @@ mod validate;
 pub use lines::{FileToken, Line, Lines, ManifestError, Reason, lines};
 pub use name::{MAX_NAME_LENGTH, NameProblem, RESERVED_NAME, check_new_name, escape, push_escaped, unescape};
 pub use normal_form::{Form, Piece, Writer};
-pub use rewrite::{portable_parts, portable_text, rewrite_locators};
+pub use rewrite::{hinted_locators, portable_parts, portable_text, rewrite_hinted_locators, rewrite_locators};
 pub use summary::{Summary, file_count_and_size};
 pub use validate::{ValidationError, validate};
 

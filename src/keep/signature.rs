@@ -124,7 +124,7 @@ pub fn strip_signatures(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut stripped = String::with_capacity(text.len());
-    manifest::rewrite_locators(text, &mut stripped, push_unsigned);
+    manifest::rewrite_hinted_locators(text, &mut stripped, push_unsigned);
     Cow::Owned(stripped)
 }
 

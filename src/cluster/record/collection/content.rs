@@ -50,6 +50,31 @@ impl Content {
         Ok(Self::of_unsigned(strip_signatures(text).as_ref()))
     }
 
+    /// As [`Content::check`], for a text in which every block without a signature stands in the collection already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_edited(
+        text: &str,
+        session: &Session,
+        configuration: &Configuration,
+        now: Timestamp,
+    ) -> Result<Self, Failure> {
+        manifest::validate(text).map_err(|error| Failure::unprocessable(format!("Manifest text {error}")))?;
+        if configuration.blob_signing && !session.is_admin {
+            let (signer, now) = (signer(configuration), u64::try_from(now.seconds()).unwrap_or_default());
+            let mut is_good = true;
+            manifest::hinted_locators(text, |locator| {
+                let is_signed = locator.hints().any(|hint| hint.starts_with('A'));
+                is_good &= !is_signed || signer.verify(locator.as_str(), session.token.expose(), now).is_ok();
+            });
+            if !is_good {
+                return Err(Failure::denied());
+            }
+        }
+        Ok(Self::of_unsigned(strip_signatures(text).as_ref()))
+    }
+
     /// What follows from a text that needs no check.
     pub fn of_unsigned(text: &str) -> Self {
         // Only a text that `validate` accepts gets here; sizes that add up to more than fits count as none.
@@ -77,6 +102,12 @@ fn block_hashes(text: &str) -> impl Iterator<Item = &str> {
 fn is_locator(token: &str) -> bool {
     let bytes = token.as_bytes();
     bytes.len() >= 32 && bytes[..32].iter().all(u8::is_ascii_hexdigit) && matches!(bytes.get(32), None | Some(b'+'))
+}
+
+/// Whether every block of a text, but the empty one, has a signature of whatever worth.
+pub(super) fn is_signed_throughout(text: &str) -> bool {
+    let mut tokens = text.lines().flat_map(|line| line.split(' ').skip(1)).filter(|token| is_locator(token));
+    tokens.all(|token| token.contains("+A") || token.starts_with(&manifest::EMPTY_BLOCK[..32]))
 }
 
 fn check_signatures(

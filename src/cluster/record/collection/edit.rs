@@ -14,6 +14,7 @@ use crate::cluster::answer::Failure;
 use crate::cluster::call::Call;
 use crate::cluster::record::Record;
 use crate::cluster::record::attribute::json_type;
+use crate::cluster::record::collection::content::{self, Content};
 use crate::keep::replace_files::{self, Error, Refusal, SegmentSpec};
 
 /// The option `replace_files`: sources by target.
@@ -96,6 +97,36 @@ impl From<Refusal> for Failure {
 }
 
 impl Call<'_> {
+    /// The content after edits of a collection, without a signature made for what stands there already, in time that is a
+    /// fraction of what [`Call::replace_files`] and [`Content::check`] take together. `None` where the result could be another
+    /// one: then those have to say.
+    ///
+    /// # Errors
+    /// 403 for blocks of `given` that are not signed for the caller.
+    pub fn content_after(
+        &self,
+        current: Option<&Record>,
+        edits: &Files,
+        given: &str,
+    ) -> Result<Option<Content>, Failure> {
+        let Some(current) = current.filter(|current| !current.flag("is_trashed")) else { return Ok(None) };
+        if edits.0.values().any(|source| !source.is_empty() && !source.starts_with("manifest_text/")) {
+            return Ok(None);
+        }
+        // Whatever is without a signature in the result must have come from the collection.
+        if self.configuration.blob_signing && !content::is_signed_throughout(given) {
+            return Ok(None);
+        }
+        let stored = self.manifest_text(current.text("manifest"))?;
+        let replaced = replace_files::replace_files(Some(&stored), &edits.0, given, |_| Err(()));
+        match replaced {
+            Ok(replaced) if !replaced.ambiguous => {
+                Content::check_edited(&replaced.manifest_text, &self.session, &self.configuration, self.now()).map(Some)
+            }
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+
     /// The text after the edits, signed for the caller.
     ///
     /// # Errors

@@ -69,6 +69,11 @@ impl Call<'_> {
         };
         let mut text = given;
         if let Some(edits) = edit::Files::parse(replace_files)? {
+            if replace_segments.is_none()
+                && let Some(content) = self.content_after(current, &edits, text.as_deref().unwrap_or_default())?
+            {
+                return Ok(Some(Ok(content)));
+            }
             text = Some(self.replace_files(current, &edits, &text.unwrap_or_default())?);
         }
         if let Some(edits) = edit::Segments::parse(replace_segments)? {
