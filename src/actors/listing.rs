@@ -194,19 +194,19 @@ impl ListingActor {
                 listing.interval = self.environment.refresh.max(took * RELUCTANCE);
                 // Events that concern a filter group may come at any rate.
                 listing.pace = if is_filter_group { took * RELUCTANCE } else { took };
-                self.paced = Some((Instant::now(), listing.pace));
+                let pace = listing.pace;
                 self.seen = marks;
                 let listing = self.publish(listing);
+                self.paced = Some((Instant::now(), pace));
                 self.missing.clear();
                 Ok(listing)
             }
             Err(error) => {
                 let old = self.cell.load().filter(|listing| listing.is_complete());
                 if error.is_not_found() {
-                    if self.cell.load().is_some() {
-                        self.cell.withdraw();
-                        self.environment.news.tell_listing(&self.source, vec![Change::Everything]);
-                    }
+                    let changes = self.changes_to(&Listing::default());
+                    self.cell.withdraw();
+                    self.environment.news.tell_listing(&self.source, changes);
                 } else if old.is_some() {
                     tracing::warn!(listing = self.source.describe(), %error, "cannot refresh: showing what it was");
                 }
@@ -226,12 +226,19 @@ impl ListingActor {
     /// Publishes a listing, and tells in what it differs from the one before.
     fn publish(&mut self, listing: Listing) -> Arc<Listing> {
         let listing = Arc::new(listing);
-        let old = self.cell.load().unwrap_or_default();
-        let was_missed = |name: &[u8]| self.missing.contains_key(name);
-        let changes = snapshot::changes_between(&old, &listing, was_missed);
+        let changes = self.changes_to(&listing);
         self.cell.publish(listing.clone());
+        // Not before: who is told asks, and is to get the new answer.
         self.environment.news.tell_listing(&self.source, changes);
         listing
+    }
+
+    fn changes_to(&self, new: &Listing) -> Vec<Change> {
+        let was_missed = |name: &[u8]| self.missing.contains_key(name);
+        // One that was withdrawn has been complete: every name may be remembered as missing.
+        let mut nothing = Listing::default();
+        nothing.fetched = self.paced.map(|(ended, _)| ended);
+        snapshot::changes_between(self.cell.load().as_deref().unwrap_or(&nothing), new, was_missed)
     }
 
     /// Reads again soon because an event spoke of the listing, if somebody uses it then.

@@ -40,7 +40,7 @@ pub enum Change {
 pub struct News {
     lists: Mutex<HashMap<Subject, Vec<Change>>>,
     told: watch::Sender<u64>,
-    /// How changes reach us; empty if nobody listens.
+    /// How changes reach us; empty if nobody listens for them.
     status: OnceLock<watch::Receiver<Status>>,
 }
 
@@ -92,13 +92,9 @@ impl News {
         let _ = self.status.set(status);
     }
 
-    /// How changes reach us, if somebody listens.
-    pub fn status(&self) -> Option<watch::Receiver<Status>> {
-        self.status.get().cloned()
-    }
-
-    /// Are we told of changes as they happen?
+    /// Are we told of changes as they happen? A listener that has ended leaves its last word behind.
     pub fn is_live(&self) -> bool {
-        self.status.get().is_some_and(|status| *status.borrow() == Status::Live)
+        let is_live = |it: &watch::Receiver<Status>| it.has_changed().is_ok() && *it.borrow() == Status::Live;
+        self.status.get().is_some_and(is_live)
     }
 }

@@ -278,7 +278,9 @@ impl Writer {
             }
             Message::Everything if self.knows_epoch => (INCREMENT_EPOCH, Vec::new(), &[]),
             Message::Everything => {
-                tracing::warn!("all names should be looked up again at once: some are shown as they were until they expire");
+                tracing::warn!(
+                    "all names should be looked up again at once: some are shown as they were until they expire"
+                );
                 return true;
             }
         };
@@ -383,6 +385,19 @@ mod tests {
         notifier.invalidate_entry(Inode(1), b"y");
         drop(busy);
         assert_eq!(&receive(&socket)[32..], b"y\0");
+        notifier.close();
+    }
+
+    #[test]
+    fn all_names_are_one_message_which_speaks_for_those_that_wait() {
+        let (notifier, requests, socket) = notifier();
+        let busy = requests.start([Inode(1)]);
+        notifier.invalidate_entry(Inode(1), b"x");
+        notifier.invalidate_names();
+        assert_eq!(receive(&socket)[4..8], 8u32.to_ne_bytes());
+        drop(busy);
+        notifier.invalidate_node(Inode(9));
+        assert_eq!(receive(&socket)[4..8], 2u32.to_ne_bytes(), "nothing else was said of the name");
         notifier.close();
     }
 

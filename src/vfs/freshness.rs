@@ -18,7 +18,9 @@
 //! * **Half a minute** at most for a name that is missing there. An object that nobody counts on is dropped after two sweeps,
 //!   [`crate::vfs::site`], and a missing name is nothing to count on.
 //!
-//! When the websocket is lost, the front end is told to look up every name again, so the long times end with the events.
+//! When the websocket is lost, what the front end remembers already is remembered for no longer than we believe the listing that
+//! it was taken from. After that there are two seconds again. Events that were missed are sent again when the connection is
+//! back, or everything is marked.
 
 use std::time::Duration;
 

@@ -268,7 +268,8 @@ impl Objects {
 
     /// The objects that show this listing.
     pub fn of_listing(&self, source: &Source) -> Vec<Arc<Object>> {
-        let shows = |object: &Arc<Object>| matches!(&object.content, Content::Listing { source: it, .. } if it == source);
+        let shows =
+            |object: &Arc<Object>| matches!(&object.content, Content::Listing { source: it, .. } if it == source);
         self.slots.iter().filter(|object| shows(object)).map(|object| object.clone()).collect()
     }
 
