@@ -213,21 +213,21 @@ fn what_others_share_comes_changes_and_goes() {
     succeed(&mut command);
     let other = Person::of(&scene.cluster, Some("other"));
     let shared = scene.mount.path().join("shared");
-    assert!(!names(&shared).contains(&"other".to_owned()) && !shared.join("other").exists());
+    assert!(!names(&shared).contains(&"other User".to_owned()) && !shared.join("other User").exists());
     let project = other.make("group", json!({"name": "theirs", "group_class": "project"}));
     let link =
         json!({"link_class": "permission", "name": "can_read", "tail_uuid": scene.me.uuid(), "head_uuid": project});
     other.make("link", link);
-    soon("the share", || shared.join("other/theirs").exists());
-    assert!(names(&shared).contains(&"other".to_owned()));
-    assert!(!shared.join("other/theirs/inside").exists());
+    soon("the share", || shared.join("other User/theirs").exists());
+    assert!(names(&shared).contains(&"other User".to_owned()));
+    assert!(!shared.join("other User/theirs/inside").exists());
     other.make("collection", json!({"name": "inside", "owner_uuid": project}));
-    soon("what is in it", || shared.join("other/theirs/inside").exists());
+    soon("what is in it", || shared.join("other User/theirs/inside").exists());
     other.change("group", &project, json!({"name": "still theirs"}));
-    soon("its new name", || shared.join("other/still theirs").exists());
-    soon("its old name", || !shared.join("other/theirs").exists());
+    soon("its new name", || shared.join("other User/still theirs").exists());
+    soon("its old name", || !shared.join("other User/theirs").exists());
     other.remove("group", &project);
-    soon("it went", || !shared.join("other").exists());
+    soon("it went", || !shared.join("other User").exists());
 }
 
 #[test]

@@ -111,9 +111,7 @@ pub fn changes_between(old: &Listing, new: &Listing, was_missed: impl Fn(&[u8]) 
         let come = if order.is_ge() { after.next() } else { None };
         match (gone, come) {
             (Some(gone), Some(come)) if gone.number == come.number => {
-                if gone.modified != come.modified {
-                    changes.push(Change::Node(come.number));
-                }
+                changes.extend((gone.modified != come.modified).then_some(Change::Node(come.number)));
             }
             (Some(gone), _) => changes.push(entry(gone)),
             (None, Some(come)) if old.is_complete() || was_missed(&come.name) => changes.push(entry(come)),
