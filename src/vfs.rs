@@ -159,6 +159,9 @@ pub trait FrontEnd: Send + Sync {
 
     /// Attributes and content of the node changed.
     fn invalidate_node(&self, inode: Inode);
+
+    /// Any name may lead somewhere else now.
+    fn invalidate_names(&self);
 }
 
 /// The operations of a front end. All errors are [`Error`], which knows its errno.

@@ -4,8 +4,12 @@
 //! collection are one mark. A mark is a number in a `watch`: the actor concerned wakes up once. And it only fetches
 //! when somebody uses what it keeps, after a random delay; what nobody uses is only marked, and looked at when next asked for.
 //!
-//! What events do not tell: what is in filter groups, what became readable or unreadable through a change further
-//! up, what went into the trash with its project. Listings are therefore also read again by age.
+//! What is in a filter group may depend on any attribute of any object, so every event about an object marks them all.
+//!
+//! What events do not tell, measured on a real cluster: that somebody took away a permission (the link's `delete` reaches nobody),
+//! what became readable or unreadable through a change further up, what went into the trash with its project. And the
+//! websocket server remembers for five minutes to an hour that we may not read something: what we were refused an event of
+//! and were then given access to, changes unheard for so long. Listings are therefore also read again by age.
 
 use crate::actors::collection::echo::Heard;
 use crate::actors::listing::Source;
@@ -26,6 +30,8 @@ pub struct EventActor {
     /// Collections that changed, with the portable data hash that they have now, if the event told.
     collections: HashMap<String, Option<String>>,
     listings: HashSet<Source>,
+    /// An object changed: it may be in other filter groups now.
+    has_filtered: bool,
     is_waiting: bool,
 }
 
@@ -37,6 +43,7 @@ impl EventActor {
             listener: Some(listener),
             collections: HashMap::new(),
             listings: HashSet::new(),
+            has_filtered: false,
             is_waiting: false,
         }
     }
@@ -60,12 +67,14 @@ impl EventActor {
                     cell.inspect(|cell| cell.wake());
                 } else {
                     let hash = if new.is_trashed == Some(true) { None } else { new.portable_data_hash.clone() };
+                    self.has_filtered = true;
                     self.collections.insert(event.object_uuid.clone(), hash);
                 }
             }
             "j7d0g" | "tpzed" => {
                 self.listings.insert(Source::Project(event.object_uuid.clone()));
                 self.listings.insert(Source::Shared);
+                self.has_filtered = true;
             }
             "o0j2j" => {
                 // A link may be a tag (then its name is the tag) or a permission (then it may share something).
@@ -95,6 +104,9 @@ impl EventActor {
             if let Some(cell) = self.supervisor.existing_listing(&source) {
                 cell.mark();
             }
+        }
+        if std::mem::take(&mut self.has_filtered) {
+            self.supervisor.mark_filter_groups();
         }
     }
 }

@@ -5,9 +5,14 @@
 //! ask for the same missing names again and again. A complete listing that has become old goes on being shown
 //! while it is read again; only what nobody has looked at for long, or what an event has spoken of, is waited for, and
 //! not for long. A failure to list is an error to those who wait, never an empty directory; an old listing is better.
+//!
+//! Whatever is published is compared with what was published before, and the difference is told ([`crate::actors::news`]): so
+//! those who remember names of a complete listing need not ask again as long as nothing is told. A listing that an event has
+//! spoken of is read again soon if somebody uses it; what nobody uses is only marked.
 
 use crate::actors::cell::{Cell, Keeper, Marked};
 use crate::actors::client::Age;
+use crate::actors::news::Change;
 use crate::actors::refresh::{Refresh, Reply};
 use crate::actors::supervisor::Stop;
 use crate::actors::work::Work;
@@ -16,6 +21,7 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, StreamHandler, 
 use actix::{ActorFutureExt, Message};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub mod names;
@@ -36,6 +42,10 @@ const MOST_MISSING: usize = 1000;
 const RELUCTANCE: u32 = 10;
 /// Longest random delay of a refresh that an event asked for, so that a hundred mounts do not all ask at once.
 const JITTER: Duration = Duration::from_millis(300);
+/// A change that an event told of is to be seen after this, plus the time of one reading.
+const PROMPT: Duration = Duration::from_secs(1);
+/// Between two looks at whether a reading that failed may be tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 pub type ListingCell = Cell<ListingActor>;
 
@@ -43,6 +53,28 @@ impl Listing {
     /// How old it is; `None` if it is not complete.
     pub(super) fn age(&self, cell: &ListingCell) -> Option<Age> {
         Some(Age::of(self.fetched?, self.interval, cell.marks() != self.marks))
+    }
+
+    /// For how long it may be believed if changes are told as they happen: until it is due to be looked at again, because there
+    /// are changes of which no event tells. `None`: not at all. A part of a listing is not compared with what comes later, what
+    /// is marked is known to be old, and what takes long to read is read too late after an event.
+    pub fn believable(&self, cell: &ListingCell) -> Option<Duration> {
+        let is_told = cell.marks() == self.marks && self.pace <= PROMPT;
+        let age = self.fetched.filter(|_| is_told)?.elapsed();
+        Some(self.interval.saturating_sub(age))
+    }
+}
+
+/// What others need to know of a listing besides its content.
+#[derive(Debug, Default)]
+pub struct Shared {
+    is_filter_group: AtomicBool,
+}
+
+impl Shared {
+    /// Is it a filter group? Any change to any object may concern it.
+    pub fn is_filter_group(&self) -> bool {
+        self.is_filter_group.load(Ordering::Relaxed)
     }
 }
 
@@ -88,12 +120,20 @@ pub struct ListingActor {
     missing: HashMap<Vec<u8>, Instant>,
     /// The marks that the listing accounts for.
     seen: u64,
+    /// The marks of which we know, and since when we know of the last of them.
+    noticed: (u64, Instant),
+    /// A reading that an event asked for is about to begin.
+    is_planned: bool,
+    /// When the last reading ended, and how long to wait after it.
+    paced: Option<(Instant, Duration)>,
+    /// As far as it is known.
+    is_filter_group: Option<bool>,
 }
 
 impl Keeper for ListingActor {
     type State = Listing;
     type Key = Source;
-    type Shared = ();
+    type Shared = Shared;
 
     fn new(environment: Arc<Environment>, cell: Arc<ListingCell>) -> ListingActor {
         ListingActor {
@@ -105,6 +145,10 @@ impl Keeper for ListingActor {
             searches: HashMap::new(),
             missing: HashMap::new(),
             seen: 0,
+            noticed: (0, Instant::now()),
+            is_planned: false,
+            paced: None,
+            is_filter_group: None,
         }
     }
 }
@@ -120,7 +164,8 @@ impl ListingActor {
         self.cell.begin();
         let (source, environment) = (self.source.clone(), self.environment.clone());
         let started = Instant::now();
-        let work = async move { source.list(&environment).await };
+        let is_known = self.is_filter_group.is_some();
+        let work = async move { source.list_and_tell_kind(&environment, is_known).await };
         let work = Work::start(&self.environment.network, self.source.describe(), work);
         context.spawn(work.into_actor(self).map(move |result, actor, context| {
             actor.was_read(epoch, marks, started, result, context);
@@ -132,27 +177,36 @@ impl ListingActor {
         epoch: u64,
         marks: u64,
         started: Instant,
-        result: Result<Vec<snapshot::Candidate>, Error>,
+        result: Result<source::Contents, Error>,
         context: &mut Context<Self>,
     ) {
         if !self.refresh.end(epoch, result.is_ok(), Instant::now()) {
             return;
         }
+        let took = started.elapsed();
         let result = match result {
-            Ok(candidates) => {
-                let mut listing = self.numbering.complete(candidates, self.source.precedence(), started);
+            Ok(contents) => {
+                self.is_filter_group = contents.is_filter_group.or(self.is_filter_group);
+                let is_filter_group = self.is_filter_group == Some(true);
+                self.cell.shared().is_filter_group.store(is_filter_group, Ordering::Relaxed);
+                let mut listing = self.numbering.complete(contents.candidates, self.source.precedence(), started);
                 listing.marks = marks;
-                listing.interval = self.environment.refresh.max(started.elapsed() * RELUCTANCE);
-                let listing = Arc::new(listing);
+                listing.interval = self.environment.refresh.max(took * RELUCTANCE);
+                // Events that concern a filter group may come at any rate.
+                listing.pace = if is_filter_group { took * RELUCTANCE } else { took };
+                let pace = listing.pace;
                 self.seen = marks;
+                let listing = self.publish(listing);
+                self.paced = Some((Instant::now(), pace));
                 self.missing.clear();
-                self.cell.publish(listing.clone());
                 Ok(listing)
             }
             Err(error) => {
                 let old = self.cell.load().filter(|listing| listing.is_complete());
                 if error.is_not_found() {
+                    let changes = self.changes_to(&Listing::default());
                     self.cell.withdraw();
+                    self.environment.news.tell_listing(&self.source, changes);
                 } else if old.is_some() {
                     tracing::warn!(listing = self.source.describe(), %error, "cannot refresh: showing what it was");
                 }
@@ -162,9 +216,49 @@ impl ListingActor {
                 }
             }
         };
-        if self.refresh.tell(&result) || (self.cell.marks() != self.seen && result.is_ok()) {
+        if self.refresh.tell(&result) {
             self.read(context);
+        } else if self.cell.marks() != self.seen && result.is_ok() {
+            self.look_soon(context);
         }
+    }
+
+    /// Publishes a listing, and tells in what it differs from the one before.
+    fn publish(&mut self, listing: Listing) -> Arc<Listing> {
+        let listing = Arc::new(listing);
+        let changes = self.changes_to(&listing);
+        self.cell.publish(listing.clone());
+        // Not before: who is told asks, and is to get the new answer.
+        self.environment.news.tell_listing(&self.source, changes);
+        listing
+    }
+
+    fn changes_to(&self, new: &Listing) -> Vec<Change> {
+        let was_missed = |name: &[u8]| self.missing.contains_key(name);
+        // One that was withdrawn has been complete: every name may be remembered as missing.
+        let mut nothing = Listing::default();
+        nothing.fetched = self.paced.map(|(ended, _)| ended);
+        snapshot::changes_between(self.cell.load().as_deref().unwrap_or(&nothing), new, was_missed)
+    }
+
+    /// Reads again soon because an event spoke of the listing, if somebody uses it then.
+    fn look_soon(&mut self, context: &mut Context<Self>) {
+        if std::mem::replace(&mut self.is_planned, true) {
+            return;
+        }
+        let rest = self.paced.map_or(Duration::ZERO, |(ended, pace)| pace.saturating_sub(ended.elapsed()));
+        let retry = if self.refresh.may_try(Instant::now()) { Duration::ZERO } else { TRY_AGAIN };
+        let pause = rest.max(retry).max(JITTER.mul_f64(rand::random()));
+        context.run_later(pause, |actor, context| {
+            actor.is_planned = false;
+            // A reading that is under way looks at the marks when it ends.
+            let is_complete = actor.cell.load().is_some_and(|listing| listing.is_complete());
+            let is_pointless = actor.cell.marks() == actor.seen || !actor.cell.is_used() || !is_complete;
+            if is_pointless || actor.refresh.is_running() {
+                return;
+            }
+            if actor.refresh.may_try(Instant::now()) { actor.read(context) } else { actor.look_soon(context) }
+        });
     }
 
     fn search(&mut self, name: Vec<u8>, reply: Reply<Option<Item>, Error>, context: &mut Context<Self>) {
@@ -182,23 +276,30 @@ impl ListingActor {
             return;
         }
         let (source, environment) = (self.source.clone(), self.environment.clone());
-        let marks = self.cell.marks();
+        let (marks, started) = (self.cell.marks(), Instant::now());
         let work = async move { source.find(&environment, &text).await };
         let work = Work::start(&self.environment.network, self.source.describe(), work);
-        context.spawn(work.into_actor(self).map(move |result, actor, _| actor.was_searched(name, marks, result)));
+        context.spawn(work.into_actor(self).map(move |result, actor, _| {
+            actor.was_searched(name, (marks, started), result);
+        }));
     }
 
-    fn was_searched(&mut self, name: Vec<u8>, marks: u64, result: Result<Option<snapshot::Candidate>, Error>) {
+    fn was_searched(
+        &mut self,
+        name: Vec<u8>,
+        (marks, started): (u64, Instant),
+        result: Result<Option<snapshot::Candidate>, Error>,
+    ) {
         let result = result.map(|candidate| match candidate {
             Some(candidate) => {
                 let old = self.cell.load();
-                let (listing, item) = self.numbering.with(old.as_deref(), candidate);
-                self.cell.publish(Arc::new(listing));
+                let (listing, item) = self.numbering.with(old.as_deref(), candidate, started);
+                self.publish(listing);
                 Some(item)
             }
             None => {
                 if let Some(old) = self.cell.load().filter(|listing| listing.by_name(&name).is_some()) {
-                    self.cell.publish(Arc::new(old.filtered(|item| item.name.as_ref() != name.as_slice())));
+                    self.publish(old.filtered(|item| item.name.as_ref() != name.as_slice()));
                 }
                 if self.missing.len() >= MOST_MISSING {
                     self.missing.clear();
@@ -224,8 +325,10 @@ impl ListingActor {
 
     /// Somebody said that the listing may be old: an event (a mark), or a reader who found it so (`want`).
     fn was_marked(&mut self, context: &mut Context<Self>) {
-        let is_marked = self.cell.marks() != self.seen;
-        if is_marked {
+        let marks = self.cell.marks();
+        let is_marked = marks != self.seen;
+        if marks != self.noticed.0 {
+            self.noticed = (marks, Instant::now());
             self.missing.clear();
         }
         let is_wanted = self.cell.is_wanted();
@@ -235,25 +338,24 @@ impl ListingActor {
         if self.refresh.is_running() || !self.refresh.may_try(Instant::now()) {
             // Whoever wants something newer says so again when he next comes; marks stay.
             self.cell.begin();
+            if is_marked {
+                self.look_soon(context);
+            }
             return;
         }
         let Some(listing) = self.cell.load() else { return };
         if !listing.is_complete() {
             // Only look-ups so far: each is made again when its name is next used.
             if is_marked {
-                self.seen = self.cell.marks();
+                self.seen = marks;
                 self.cell.publish(Arc::new(listing.unchecked()));
             }
             return;
         }
         if is_wanted {
             self.read(context);
-        } else if is_marked && self.cell.is_used() {
-            context.run_later(JITTER.mul_f64(rand::random()), |actor, context| {
-                if actor.cell.marks() != actor.seen && actor.refresh.may_try(Instant::now()) {
-                    actor.read(context);
-                }
-            });
+        } else {
+            self.look_soon(context);
         }
     }
 }
@@ -264,6 +366,7 @@ impl Actor for ListingActor {
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(MAILBOX);
         self.seen = self.cell.marks();
+        self.noticed = (self.seen, Instant::now());
         context.add_stream(self.cell.wake_ups());
     }
 }
@@ -302,7 +405,13 @@ impl Handler<Find> for ListingActor {
 
     fn handle(&mut self, Find { name, reply }: Find, context: &mut Self::Context) {
         let known = self.cell.load().and_then(|listing| listing.by_name(&name).cloned());
-        let is_recent = |item: &Item| item.checked.is_some_and(|checked| checked.elapsed() < self.environment.refresh);
+        let (marks, since) = self.noticed;
+        // What an event has spoken of since it was seen is asked for again.
+        let is_recent = |item: &Item| {
+            let is_newer = |checked: Instant| self.seen == marks || checked > since;
+            let is_checked = |checked: Instant| is_newer(checked) && checked.elapsed() < self.environment.refresh;
+            marks == self.cell.marks() && item.checked.is_some_and(is_checked)
+        };
         if let Some(item) = known.filter(is_recent) {
             let _ = reply.send(Ok(Some(item)));
         } else if self.missing.get(&name).is_some_and(|since| since.elapsed() < MISSING) {
@@ -320,8 +429,8 @@ impl Handler<Add> for ListingActor {
     fn handle(&mut self, Add { candidate, reply }: Add, _: &mut Self::Context) {
         self.missing.remove(&candidate.name);
         let old = self.cell.load();
-        let (listing, item) = self.numbering.with(old.as_deref(), candidate);
-        self.cell.publish(Arc::new(listing));
+        let (listing, item) = self.numbering.with(old.as_deref(), candidate, Instant::now());
+        self.publish(listing);
         let _ = reply.send(Ok(item));
     }
 }
@@ -331,7 +440,7 @@ impl Handler<Remove> for ListingActor {
 
     fn handle(&mut self, Remove { number }: Remove, _: &mut Self::Context) {
         if let Some(listing) = self.cell.load().filter(|listing| listing.by_number(number).is_some()) {
-            self.cell.publish(Arc::new(listing.filtered(|item| item.number != number)));
+            self.publish(listing.filtered(|item| item.number != number));
         }
     }
 }

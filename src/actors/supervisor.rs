@@ -82,6 +82,7 @@ impl Supervisor {
     /// Starts to act on what the cluster says of changes.
     pub fn listen(self: &Arc<Self>, listener: Listener) {
         let supervisor = self.clone();
+        self.environment.news.set_status(listener.status());
         EventActor::start_in_arbiter(self.arbiter(), move |_| EventActor::new(supervisor, listener));
     }
 
@@ -121,6 +122,11 @@ impl Supervisor {
     pub(super) fn mark_all(&self) {
         self.collections.iter().for_each(|cell| cell.mark());
         self.listings.iter().for_each(|cell| cell.mark());
+    }
+
+    /// The filter groups: any object may have come into them or left them.
+    pub(super) fn mark_filter_groups(&self) {
+        self.listings.iter().filter(|cell| cell.shared().is_filter_group()).for_each(|cell| cell.mark());
     }
 
     fn get<A: Keeper>(&self, table: &Table<A>, key: A::Key) -> Arc<Cell<A>>

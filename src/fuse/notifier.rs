@@ -78,6 +78,18 @@ struct State {
     is_closed: bool,
 }
 
+impl State {
+    /// All names are to be looked up again, which says it for those that wait.
+    fn expire_all(&mut self) {
+        self.everything = true;
+        self.names = 0;
+        for pending in self.pending.values_mut() {
+            pending.names = HashSet::new();
+        }
+        self.pending.retain(|_, pending| pending.node);
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
@@ -130,12 +142,7 @@ impl FrontEnd for Notifier {
     fn invalidate_entry(&self, parent: Inode, name: &[u8]) {
         self.shared.change(|state| {
             if state.names >= MOST_NAMES {
-                state.everything = true;
-                state.names = 0;
-                for pending in state.pending.values_mut() {
-                    pending.names = HashSet::new();
-                }
-                state.pending.retain(|_, pending| pending.node);
+                state.expire_all();
             }
             let pending = state.pending.entry(parent.0).or_default();
             if pending.names.is_empty() {
@@ -153,6 +160,10 @@ impl FrontEnd for Notifier {
             pending.node = true;
             pending.attributes_done = false;
         });
+    }
+
+    fn invalidate_names(&self) {
+        self.shared.change(State::expire_all);
     }
 }
 
@@ -267,7 +278,9 @@ impl Writer {
             }
             Message::Everything if self.knows_epoch => (INCREMENT_EPOCH, Vec::new(), &[]),
             Message::Everything => {
-                tracing::warn!("too many names changed at once: some are shown as they were until they expire");
+                tracing::warn!(
+                    "all names should be looked up again at once: some are shown as they were until they expire"
+                );
                 return true;
             }
         };
@@ -372,6 +385,19 @@ mod tests {
         notifier.invalidate_entry(Inode(1), b"y");
         drop(busy);
         assert_eq!(&receive(&socket)[32..], b"y\0");
+        notifier.close();
+    }
+
+    #[test]
+    fn all_names_are_one_message_which_speaks_for_those_that_wait() {
+        let (notifier, requests, socket) = notifier();
+        let busy = requests.start([Inode(1)]);
+        notifier.invalidate_entry(Inode(1), b"x");
+        notifier.invalidate_names();
+        assert_eq!(receive(&socket)[4..8], 8u32.to_ne_bytes());
+        drop(busy);
+        notifier.invalidate_node(Inode(9));
+        assert_eq!(receive(&socket)[4..8], 2u32.to_ne_bytes(), "nothing else was said of the name");
         notifier.close();
     }
 

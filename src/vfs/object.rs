@@ -266,6 +266,24 @@ impl Objects {
         self.slots.iter().filter(|object| shows(object)).map(|object| object.clone()).collect()
     }
 
+    /// The objects that show this listing.
+    pub fn of_listing(&self, source: &Source) -> Vec<Arc<Object>> {
+        let shows =
+            |object: &Arc<Object>| matches!(&object.content, Content::Listing { source: it, .. } if it == source);
+        self.slots.iter().filter(|object| shows(object)).map(|object| object.clone()).collect()
+    }
+
+    /// The doors in listings that lead to this collection.
+    pub fn listed_doors_to(&self, key: &str) -> Vec<Inode> {
+        let door = |object: &Arc<Object>| {
+            let Content::Listing { cell, .. } = &object.content else { return None };
+            let listing = cell.load()?;
+            let leads = |item: &&listing::Item| matches!(&item.target, listing::Target::Collection(it) if **it == *key);
+            Some(Inode::new(object.slot, listing.items().iter().find(leads)?.number))
+        };
+        self.slots.iter().filter_map(|object| door(&object)).collect()
+    }
+
     /// Drops what nobody has counted on since the last sweep. Returns how many objects are left.
     pub fn sweep(&self) -> usize {
         let candidates: Vec<Arc<Object>> =

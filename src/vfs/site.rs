@@ -33,7 +33,7 @@ mod telling;
 pub use listing::Names;
 
 /// How often objects that nobody counts on are looked for; each is dropped at the second time.
-const SWEEP: Duration = Duration::from_secs(30);
+pub(super) const SWEEP: Duration = Duration::from_secs(30);
 
 /// Who we are on this cluster, for the texts and the home directory.
 #[derive(Debug, Clone)]

@@ -1,6 +1,8 @@
 //! A published listing: immutable, sorted by name, with a number for each object that stays the same over refreshes.
 
+use crate::actors::news::Change;
 use chrono::{DateTime, Utc};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -46,14 +48,17 @@ pub struct Listing {
     pub interval: Duration,
     /// The marks of the cell that it accounts for.
     pub marks: u64,
+    /// How long after it the next reading begins at the earliest.
+    pub pace: Duration,
 }
 
 impl Listing {
-    fn new(mut items: Vec<Item>, fetched: Option<Instant>, interval: Duration, marks: u64) -> Listing {
+    /// With these items, and otherwise as `like`.
+    fn new(mut items: Vec<Item>, like: &Listing) -> Listing {
         items.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         let mut by_number: Vec<u32> = (0..items.len() as u32).collect();
         by_number.sort_unstable_by_key(|position| items[*position as usize].number);
-        Listing { items, by_number, fetched, interval, marks }
+        Listing { items, by_number, fetched: like.fetched, interval: like.interval, marks: like.marks, pace: like.pace }
     }
 
     /// Does it hold everything there is?
@@ -80,15 +85,40 @@ impl Listing {
 impl Listing {
     /// The same without the objects that `keep` refuses.
     pub fn filtered(&self, keep: impl Fn(&Item) -> bool) -> Listing {
-        let items = self.items.iter().filter(|item| keep(item)).cloned().collect();
-        Listing::new(items, self.fetched, self.interval, self.marks)
+        Listing::new(self.items.iter().filter(|item| keep(item)).cloned().collect(), self)
     }
 
     /// The same with nothing in it counting as checked.
     pub fn unchecked(&self) -> Listing {
-        let items = self.items.iter().map(|item| Item { checked: None, ..item.clone() }).collect();
-        Listing::new(items, self.fetched, self.interval, self.marks)
+        Listing::new(self.items.iter().map(|item| Item { checked: None, ..item.clone() }).collect(), self)
     }
+}
+
+/// What is different in `new`, by name: what came, went, or means another object. A name that came is told only if
+/// somebody may have been told that it is missing: anybody, where everything was known; else whom `was_missed` knows of.
+pub fn changes_between(old: &Listing, new: &Listing, was_missed: impl Fn(&[u8]) -> bool) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let entry = |item: &Item| Change::Entry { parent: 0, name: item.name.to_vec() };
+    let (mut before, mut after) = (old.items.iter().peekable(), new.items.iter().peekable());
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (Some(one), Some(other)) => one.name.cmp(&other.name),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => break,
+        };
+        let gone = if order.is_le() { before.next() } else { None };
+        let come = if order.is_ge() { after.next() } else { None };
+        match (gone, come) {
+            (Some(gone), Some(come)) if gone.number == come.number => {
+                changes.extend((gone.modified != come.modified).then_some(Change::Node(come.number)));
+            }
+            (Some(gone), _) => changes.push(entry(gone)),
+            (None, Some(come)) if old.is_complete() || was_missed(&come.name) => changes.push(entry(come)),
+            _ => {}
+        }
+    }
+    changes
 }
 
 /// Which of two objects of the same name is shown.
@@ -134,17 +164,17 @@ impl Numbering {
             // Numbers are never given twice, so forgetting those of objects that are long gone does no harm.
             self.numbers = items.iter().map(|item| (item.target.clone(), item.number)).collect();
         }
-        Listing::new(items, Some(fetched), Duration::ZERO, 0)
+        Listing::new(items, &Listing { fetched: Some(fetched), ..Listing::default() })
     }
 
-    /// `listing` with one more object, which replaces one of the same name.
-    pub fn with(&mut self, listing: Option<&Listing>, candidate: Candidate) -> (Listing, Item) {
-        let item = self.item(candidate, Instant::now());
+    /// `listing` with one more object, seen at `checked`, which replaces one of the same name.
+    pub fn with(&mut self, listing: Option<&Listing>, candidate: Candidate, checked: Instant) -> (Listing, Item) {
+        let item = self.item(candidate, checked);
         let others = listing.map(Listing::items).unwrap_or_default().iter();
         let keep = others.filter(|other| other.name != item.name && other.number != item.number).cloned();
         let items = keep.chain([item.clone()]).collect();
-        let (fetched, interval, marks) = listing.map(|it| (it.fetched, it.interval, it.marks)).unwrap_or_default();
-        (Listing::new(items, fetched, interval, marks), item)
+        let nothing = Listing::default();
+        (Listing::new(items, listing.unwrap_or(&nothing)), item)
     }
 
     fn item(&mut self, candidate: Candidate, checked: Instant) -> Item {
@@ -186,13 +216,58 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_what_differs_is_told() {
+        let mut numbering = Numbering::default();
+        let now = Instant::now();
+        let list = |candidates, numbering: &mut Numbering| numbering.complete(candidates, Precedence::First, now);
+        let old = list(
+            vec![candidate("gone", "1"), candidate("other", "2"), candidate("renamed", "3"), candidate("same", "4")],
+            &mut numbering,
+        );
+        let new = list(
+            vec![candidate("came", "5"), candidate("named", "3"), candidate("other", "6"), candidate("same", "4")],
+            &mut numbering,
+        );
+        let entry = |name: &str| Change::Entry { parent: 0, name: name.into() };
+        let names = ["came", "gone", "named", "other", "renamed"];
+        assert_eq!(changes_between(&old, &new, |_| false), names.map(entry));
+        assert_eq!(changes_between(&old, &old, |_| true), []);
+        let (partial, _) = numbering.with(None, candidate("same", "4"), now);
+        assert_eq!(changes_between(&partial, &new, |name| name == b"named"), [entry("named")]);
+        let modified = Some(DateTime::from_timestamp_nanos(1));
+        let later = list(vec![Candidate { modified, ..candidate("same", "4") }], &mut numbering);
+        let number = later.by_name(b"same").map(|item| item.number).expect("listed");
+        assert_eq!(changes_between(&partial, &later, |_| false), [Change::Node(number)]);
+    }
+
     proptest! {
+        /// Whoever looks up again what he was told of, and nothing else, knows the new listing.
+        #[test]
+        fn what_is_not_told_is_as_it_was(
+            before in prop::collection::vec(("[a-e]{1,2}", "[0-9]"), 0..20),
+            after in prop::collection::vec(("[a-e]{1,2}", "[0-9]"), 0..20),
+        ) {
+            let mut numbering = Numbering::default();
+            let mut list = |objects: &[(String, String)]| {
+                let candidates = objects.iter().map(|(name, uuid)| candidate(name, uuid)).collect();
+                numbering.complete(candidates, Precedence::First, Instant::now())
+            };
+            let (old, new) = (list(&before), list(&after));
+            let told = changes_between(&old, &new, |_| false);
+            let number = |listing: &Listing, name: &str| listing.by_name(name.as_bytes()).map(|item| item.number);
+            for (name, _) in before.iter().chain(&after) {
+                let is_told = told.contains(&Change::Entry { parent: 0, name: name.clone().into_bytes() });
+                prop_assert_eq!(is_told, number(&old, name) != number(&new, name));
+            }
+        }
+
         #[test]
         fn every_item_is_found_by_name_and_number(objects in prop::collection::vec(("[a-e]{1,3}", "[0-9]"), 0..40)) {
             let mut numbering = Numbering::default();
             let mut listing = None;
             for (name, uuid) in &objects {
-                let (next, item) = numbering.with(listing.as_ref(), candidate(name, uuid));
+                let (next, item) = numbering.with(listing.as_ref(), candidate(name, uuid), Instant::now());
                 prop_assert_eq!(next.by_name(name.as_bytes()), Some(&item));
                 listing = Some(next);
             }

@@ -9,6 +9,11 @@ use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
+/// The class of groups whose contents are the answer to a query.
+const FILTER_GROUP: &str = "filter";
+/// In the uuid of a user.
+const USER: &str = "-tpzed-";
+
 /// What is listed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -20,6 +25,13 @@ pub enum Source {
     Tags,
     /// The collections with one tag.
     Tag(String),
+}
+
+/// What a source found.
+pub(super) struct Contents {
+    pub(super) candidates: Vec<Candidate>,
+    /// `None`: that cannot be told from what is in it.
+    pub(super) is_filter_group: Option<bool>,
 }
 
 impl Source {
@@ -46,15 +58,7 @@ impl Source {
     pub(super) async fn list(&self, environment: &Environment) -> Result<Vec<Candidate>, Error> {
         let api = environment.api.as_ref();
         match self {
-            Source::Project(uuid) => {
-                let filters = raw(environment.filters.of_contents());
-                let mut candidates = Vec::new();
-                let mut pages = std::pin::pin!(paging::contents(api, uuid, &filters, &filters));
-                while let Some(page) = pages.try_next().await? {
-                    candidates.extend(page.into_iter().filter_map(|object| of_object(object, environment)));
-                }
-                Ok(candidates)
-            }
+            Source::Project(uuid) => Ok(contents(environment, uuid).await?.candidates),
             Source::Shared => shared(environment).await,
             Source::Tags => {
                 let filters = raw(environment.filters.of("links"));
@@ -70,6 +74,25 @@ impl Source {
         }
     }
 
+    /// Everything there is, and whether this is a filter group; that is asked only if it is not known and does not show.
+    pub(super) async fn list_and_tell_kind(
+        &self,
+        environment: &Environment,
+        is_known: bool,
+    ) -> Result<Contents, Error> {
+        let Source::Project(uuid) = self else {
+            return Ok(Contents { candidates: self.list(environment).await?, is_filter_group: Some(false) });
+        };
+        let mut contents = contents(environment, uuid).await?;
+        if contents.is_filter_group.is_none() && !is_known {
+            match environment.api.group(uuid).await {
+                Ok(group) => contents.is_filter_group = Some(group.group_class == FILTER_GROUP),
+                Err(error) => tracing::debug!(project = uuid, %error, "cannot find out whether it is a filter group"),
+            }
+        }
+        Ok(contents)
+    }
+
     /// The object that is shown as `name`, without listing everything. `None`: there is none.
     pub(super) async fn find(&self, environment: &Environment, name: &str) -> Result<Option<Candidate>, Error> {
         match self {
@@ -80,6 +103,28 @@ impl Source {
             }
         }
     }
+}
+
+/// A filter group owns nothing, so whatever is in it belongs to others; a project or home has only what it owns.
+async fn contents(environment: &Environment, uuid: &str) -> Result<Contents, Error> {
+    let filters = raw(environment.filters.of_contents());
+    let mut candidates = Vec::new();
+    let mut is_filter_group = uuid.contains(USER).then_some(false);
+    let mut pages = std::pin::pin!(paging::contents(environment.api.as_ref(), uuid, &filters, &filters));
+    while let Some(page) = pages.try_next().await? {
+        for object in page {
+            let owner = match &object {
+                Object::Collection(it) => it.owner_uuid.as_str(),
+                Object::Group(it) => it.owner_uuid.as_str(),
+                Object::User(_) | Object::Other => "",
+            };
+            if !owner.is_empty() {
+                is_filter_group.get_or_insert(owner != uuid);
+            }
+            candidates.extend(of_object(object, environment));
+        }
+    }
+    Ok(Contents { candidates, is_filter_group })
 }
 
 fn raw(filters: Vec<Value>) -> Vec<Filter> {

@@ -4,9 +4,8 @@
 use super::Site;
 use crate::actors::Supervisor;
 use crate::actors::collection::{CollectionState, Kind as CollectionKind};
-use crate::actors::listing::Source;
+use crate::actors::listing::{Item, Listing, ListingCell, Source};
 use crate::tree::NodeId;
-use crate::vfs::freshness::Freshness;
 use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, MagicItem, Object, RECORD_FILE};
 use crate::vfs::{Attributes, Entry, Error, Inode, Kind, Timestamp};
 use chrono::{DateTime, Utc};
@@ -57,10 +56,10 @@ pub(super) fn of_node(slot: u32, state: &CollectionState, node: NodeId, is_writa
 /// Attributes of a door. A collection that is loaded knows its time better than the list that it stands in.
 pub(super) fn of_door(
     supervisor: &Supervisor,
-    freshness: Freshness,
     inode: Inode,
     behind: &Behind,
     modified: Timestamp,
+    valid: Duration,
 ) -> Entry {
     let loaded = match behind {
         Behind::Collection(id) => supervisor.existing_collection(id).and_then(|cell| cell.load()),
@@ -78,7 +77,12 @@ pub(super) fn of_door(
             },
             _ => false,
         };
-    Entry::directory(inode, modified, freshness.of(behind.is_immutable()), is_writable)
+    Entry::directory(inode, modified, valid, is_writable)
+}
+
+/// For how long changes to a listing are sure to be told or looked for; `None` if they are not told.
+pub(super) fn told(supervisor: &Supervisor, cell: &ListingCell, listing: &Listing) -> Option<Duration> {
+    listing.believable(cell).filter(|_| supervisor.environment().news.is_live())
 }
 
 impl Site {
@@ -87,7 +91,13 @@ impl Site {
     }
 
     pub(super) fn door(&self, inode: Inode, behind: &Behind, modified: Timestamp) -> Entry {
-        of_door(&self.supervisor, self.freshness, inode, behind, modified)
+        of_door(&self.supervisor, inode, behind, modified, self.freshness.of(behind.is_immutable()))
+    }
+
+    /// The same of a door in a listing. `told`: see [`told`].
+    pub(super) fn listed(&self, inode: Inode, item: &Item, told: Option<Duration>) -> Entry {
+        let valid = self.freshness.of_listed(told);
+        of_door(&self.supervisor, inode, &Behind::of(&item.target), timestamp(item.modified), valid)
     }
 
     pub(super) fn fixed(&self, inode: Inode, item: &FixedItem) -> Entry {
@@ -128,7 +138,7 @@ impl Site {
             Content::Listing { cell, .. } => {
                 let listing = cell.load().ok_or(Error::Stale)?;
                 let item = listing.by_number(number).ok_or(Error::Stale)?;
-                Ok(self.door(inode, &Behind::of(&item.target), timestamp(item.modified)))
+                Ok(self.listed(inode, item, told(&self.supervisor, cell, &listing)))
             }
             Content::Collection { cell, .. } => {
                 let state = self.supervisor.collection_state(cell, false).await?;

@@ -1,10 +1,11 @@
 //! Reading directories. A handle has the names as they were when it was opened; an offset is a position in them, so that
 //! seeking and reading in pieces give each name once, whatever changes meanwhile.
 
-use super::attributes::{of_door, of_node, timestamp};
+use super::attributes::{of_door, of_node, timestamp, told};
 use super::{Directory, Site};
 use crate::actors::Supervisor;
 use crate::actors::collection::CollectionState;
+use crate::actors::listing::Listing;
 use crate::tree::NodeId;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::{Open, OpenDirectory, OpenNames};
@@ -75,7 +76,20 @@ impl Names {
             OpenNames::Listing(listing) => {
                 let item = listing.items().get(position)?;
                 let (inode, behind) = (Inode::new(slot, item.number), Behind::of(&item.target));
-                let entry = of_door(&self.supervisor, self.freshness, inode, &behind, timestamp(item.modified));
+                // As below: what the name means now is told of the newest listing.
+                let newest = match &directory.object.content {
+                    Content::Listing { cell, .. } => cell.load().map(|newest| (cell, newest)),
+                    _ => None,
+                };
+                let is_same = |newest: &Listing| {
+                    std::ptr::eq(newest, listing.as_ref())
+                        || newest.by_name(&item.name).is_some_and(|it| it.number == item.number)
+                };
+                let valid = match newest.filter(|(_, newest)| is_same(newest)) {
+                    Some((cell, newest)) => self.freshness.of_listed(told(&self.supervisor, cell, &newest)),
+                    None => Duration::ZERO,
+                };
+                let entry = of_door(&self.supervisor, inode, &behind, timestamp(item.modified), valid);
                 Some((item.name.to_vec(), entry))
             }
             OpenNames::Collection { state, node } => {

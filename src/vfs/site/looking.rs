@@ -1,6 +1,6 @@
 //! Finding names.
 
-use super::attributes::timestamp;
+use super::attributes::{timestamp, told};
 use super::{Directory, Site};
 use crate::actors::collection::CollectionState;
 use crate::actors::listing::Source;
@@ -43,12 +43,11 @@ impl Site {
                 if name == PROJECT_RECORD && matches!(source, Source::Project(_)) {
                     return self.look_up_record(object).await;
                 }
+                // Of the listing that was there before: what is published later is told.
+                let told = cell.load().and_then(|listing| told(&self.supervisor, cell, &listing));
                 match self.supervisor.find(cell, name).await? {
-                    Some(item) => {
-                        let inode = Inode::new(object.slot, item.number);
-                        Ok(Found::Entry(self.door(inode, &Behind::of(&item.target), timestamp(item.modified))))
-                    }
-                    None => Ok(Found::Missing { valid: self.freshness.of_missing(false) }),
+                    Some(item) => Ok(Found::Entry(self.listed(Inode::new(object.slot, item.number), &item, told))),
+                    None => Ok(Found::Missing { valid: self.freshness.of_unlisted(told) }),
                 }
             }
             Content::Collection { .. } => Err(Error::Stale),
