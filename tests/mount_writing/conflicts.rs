@@ -86,6 +86,26 @@ fn policy_error_fails_only_those_who_wait_for_the_conflicting_path() {
     assert!(fixture.server_has("a", b"mine again"));
 }
 
+#[test]
+fn conflict_under_policy_error_outlives_the_mount() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = changed_behind_its_back(&["--on-conflict=error"], b"theirs");
+    let path = fixture.path();
+    assert_eq!(errno(save(&path.join("a"), b"mine")), libc::EBUSY);
+    save(&path.join("later"), b"later").unwrap();
+    let status = fixture.writer.unmount();
+    assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
+    assert!(fixture.server_has("a", b"theirs"), "not replaced at the end");
+    fixture.writer.start_again();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"mine");
+    assert!(fixture.server_has("a", b"theirs"), "nor by the next mount");
+    save(&path.join("a"), b"mine again").unwrap();
+    assert!(fixture.server_has("a", b"mine again"));
+}
+
 /// The one case that `--commit-guard=auto` cannot see in time.
 #[test]
 fn overwritten_version_is_reported_by_path_and_with_the_way_to_it() {

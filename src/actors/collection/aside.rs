@@ -8,12 +8,13 @@
 //! Paths that were set aside together come back together: what was moved belongs to where it was moved to.
 
 use crate::actors::Error;
-use crate::tree::commit::Touched;
+use crate::tree::Snapshot;
+use crate::tree::commit::{Touched, graft};
 
 /// Why a path is set aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    Conflict,
+    /// With the last state of the server that both sides knew.
+    Conflict(Snapshot),
     Refused,
 }
 
@@ -46,6 +47,10 @@ impl Aside {
     }
 
     pub(super) fn put(&mut self, paths: Touched, reason: Reason, error: Error) {
+        if matches!(reason, Reason::Conflict(_)) && paths.iter().all(|(path, _)| self.conflict(Some(path)).is_some()) {
+            // It was one before, and what both sides knew is what they knew then.
+            return;
+        }
         self.groups.push(Group { paths, reason, error });
     }
 
@@ -59,7 +64,7 @@ impl Aside {
 
     /// What the server has refused is to be tried again.
     pub(super) fn take_refused(&mut self) -> Touched {
-        self.take(|group| group.reason == Reason::Refused)
+        self.take(|group| matches!(group.reason, Reason::Refused))
     }
 
     fn take(&mut self, is_meant: impl Fn(&Group) -> bool) -> Touched {
@@ -72,9 +77,21 @@ impl Aside {
 
     /// The error of a conflict at this path, or of any without one: it stands until the path is written to.
     pub(super) fn conflict(&self, path: Option<&[u8]>) -> Option<Error> {
-        let is_meant =
-            |group: &&Group| group.reason == Reason::Conflict && path.is_none_or(|path| group.paths.covers(path));
+        let is_meant = |group: &&Group| {
+            matches!(group.reason, Reason::Conflict(_)) && path.is_none_or(|path| group.paths.covers(path))
+        };
         self.groups.iter().find(is_meant).map(|group| group.error.clone())
+    }
+
+    /// What the journal is to say that the server had: where there is a conflict, what both sides knew before it, so that the
+    /// next mount finds the conflict too. `None`: there is none, and it is `base`.
+    pub(super) fn known(&self, base: &Snapshot) -> Option<Snapshot> {
+        let conflicts = self.groups.iter().filter_map(|group| match &group.reason {
+            Reason::Conflict(known) => Some((known, &group.paths)),
+            Reason::Refused => None,
+        });
+        conflicts
+            .fold(None, |result, (known, paths)| graft(result.as_ref().unwrap_or(base), known, paths).ok().or(result))
     }
 }
 
@@ -92,17 +109,17 @@ mod tests {
         paths.iter().map(|path| (path.as_bytes(), Depth::Tree)).collect()
     }
 
-    fn aside(groups: &[(&[&str], Reason)]) -> Aside {
+    fn aside<const N: usize>(groups: [(&[&str], Reason); N]) -> Aside {
         let mut aside = Aside::default();
         for (paths, reason) in groups {
-            aside.put(touched(paths), *reason, Error::Conflict { path: paths.join(" ") });
+            aside.put(touched(paths), reason, Error::Conflict { path: paths.join(" ") });
         }
         aside
     }
 
     #[test]
     fn change_of_one_path_brings_back_what_was_set_aside_with_it_and_nothing_else() {
-        let mut aside = aside(&[(&["bad", "moved/from"], Reason::Refused), (&["d/x"], Reason::Refused)]);
+        let mut aside = aside([(&["bad", "moved/from"], Reason::Refused), (&["d/x"], Reason::Refused)]);
         assert!(aside.take_around(b"other").is_empty());
         assert_eq!(aside.take_around(b"bad"), touched(&["bad", "moved/from"]));
         assert_eq!(aside.paths(), touched(&["d/x"]));
@@ -112,17 +129,29 @@ mod tests {
 
     #[test]
     fn new_file_in_a_directory_that_is_set_aside_brings_it_back() {
-        let mut aside = aside(&[(&["d"], Reason::Refused)]);
+        let mut aside = aside([(&["d"], Reason::Refused)]);
         assert_eq!(aside.take_around(b"d/new"), touched(&["d"]));
     }
 
     #[test]
     fn conflict_waits_for_its_path_and_a_refusal_for_any_wish() {
-        let mut aside = aside(&[(&["a"], Reason::Conflict), (&["bad"], Reason::Refused)]);
+        let mut aside = aside([(&["a"], Reason::Conflict(Snapshot::empty())), (&["bad"], Reason::Refused)]);
         assert_eq!(aside.take_refused(), touched(&["bad"]));
         assert!(aside.conflict(Some(b"b")).is_none());
         assert!(aside.conflict(Some(b"a")).is_some() && aside.conflict(None).is_some());
         assert_eq!(aside.take_around(b"a"), touched(&["a"]));
         assert!(aside.conflict(None).is_none());
+    }
+
+    #[test]
+    fn journal_is_told_what_both_sides_knew_at_the_first_conflict() {
+        let tree = |text: &str| Snapshot::parse(text).unwrap();
+        let (x, y) = ("acbd18db4cc2f85cedef654fccc4a4d8+3", "37b51d194a7513e45b56f6524f2d51f2+3");
+        let (first, theirs) = (tree(&format!(". {x} 0:3:a 0:3:b\n")), tree(&format!(". {x} {y} 3:3:a 3:3:b 0:3:c\n")));
+        let mut aside = aside([(&["a"], Reason::Conflict(first)), (&["a"], Reason::Conflict(theirs.clone()))]);
+        let known = aside.known(&theirs).unwrap();
+        assert_eq!(known.to_manifest(crate::keep::manifest::Form::Python), format!(". {x} {y} 0:3:a 3:3:b 0:3:c\n"));
+        aside.take_around(b"a");
+        assert!(aside.is_empty() && aside.known(&theirs).is_none());
     }
 }

@@ -197,7 +197,8 @@ impl Commit {
         let plan = || edits(&base.snapshot, &target.snapshot, &self.touched);
         let Ok(all) = tokio::task::block_in_place(plan) else { return Err(refusal.into()) };
         let mut parts = Parts::of(&base.snapshot, &target.snapshot, &all);
-        tracing::info!(collection = self.cell.key(), error = %refusal, paths = all.paths().count(), "the server refuses a save: looking for the path to blame");
+        let count = all.paths().count();
+        tracing::info!(collection = self.cell.key(), error = %refusal, count, "a save is refused: looking for the path to blame");
         let mut server: Option<(Arc<Base>, Reach)> = None;
         let mut errors = Vec::new();
         let outcome = loop {
@@ -229,7 +230,9 @@ impl Commit {
             }
         };
         let Some((base, reach)) = server else {
-            // Nothing of it pleases the server: that is not because of a path.
+            // Nothing of it pleases the server: that is not because of a path, unless there is only one.
+            let paths = all.paths().take(MOST_BLAMED).map(String::from_utf8_lossy).collect::<Vec<_>>().join(", ");
+            tracing::warn!(collection = self.cell.key(), paths, "the server takes no part of what is to be saved");
             return match outcome {
                 Ok(Outcome::Done) => Err(refusal.into()),
                 outcome => outcome,

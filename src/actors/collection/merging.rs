@@ -184,7 +184,7 @@ impl CollectionActor {
                 );
                 let paths: Touched = [(&conflict.path[..], Depth::Tree)].into_iter().collect();
                 let error = Error::Conflict { path };
-                self.local.set_aside(paths.clone(), Reason::Conflict, error.clone());
+                self.local.set_aside(paths.clone(), Reason::Conflict(current.base.snapshot.clone()), error.clone());
                 self.fail_waiters_of(&paths, u64::MAX, &error, context);
             }
         }

@@ -16,7 +16,7 @@ use crate::actors::Error;
 use crate::actors::collection::aside::{self, Aside, Reason};
 use crate::actors::collection::commit::{Blamed, Commit, Ended, Outcome, Reach};
 use crate::actors::collection::guard::Guard;
-use crate::actors::collection::state::{CollectionState, Kind};
+use crate::actors::collection::state::{Base, CollectionState, Kind};
 use crate::actors::collection::{CollectionActor, CollectionCell, recording};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
@@ -660,7 +660,7 @@ impl CollectionActor {
             return;
         }
         let journal = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone());
-        let (Some(journal), Some(state)) = (journal, self.cell.load()) else {
+        let (Some(journal), Some(mut state)) = (journal, self.cell.load()) else {
             // Without a journal there is nothing that could survive.
             for answer in pump.waiters.drain(..) {
                 answer(Ok(()));
@@ -675,6 +675,11 @@ impl CollectionActor {
         // What was brought back and is not saved yet may have its only record among the earlier ones.
         let is_all_here = self.local.brought_back <= self.local.saved;
         let aside = self.local.aside.paths();
+        if let Some(snapshot) = self.local.aside.known(&state.base.snapshot) {
+            let Base { record, is_own, is_sound, .. } = &*state.base;
+            let base = Base { record: record.clone(), snapshot, is_own: *is_own, is_sound: *is_sound };
+            state = Arc::new(CollectionState { base: Arc::new(base), ..(*state).clone() });
+        }
         let superseded = pump.last.filter(|_| is_all_here && aside.iter().all(|(path, _)| touched.covers(path)));
         let uuid = self.cell.key().clone();
         let (files, again) = (std::mem::take(&mut pump.files), touched.clone());
