@@ -19,5 +19,7 @@ mod names;
 mod operations;
 #[path = "mount_writing/projects.rs"]
 mod projects;
+#[path = "mount_writing/refusals.rs"]
+mod refusals;
 #[path = "mount_writing/saving.rs"]
 mod saving;

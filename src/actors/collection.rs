@@ -13,8 +13,10 @@
 //! | [`operation`] | changes to names |
 //! | [`saving`] | when what was changed is saved, and who waits for it |
 //! | [`commit`] | one save |
+//! | [`aside`] | paths that are not saved while others are |
 //! | [`guard`] | the conditions of a save |
 //! | [`echo`] | telling our own saves from those of others |
+//! | [`overwritten`] | saying what a save of ours has hit |
 //! | [`merging`] | what others have saved |
 //! | [`finished`] | backing files that wait to be let go |
 //! | [`sent`] | saves of which it is not known whether they arrived |
@@ -29,12 +31,13 @@ use crate::actors::work::Work;
 use crate::actors::{Environment, Error, MAILBOX, news};
 use crate::dirty::Scratch;
 use crate::journal::{Change, Sent, Sequence};
-use crate::remote::api::{Collection, Filter, Query, Record};
+use crate::remote::api::{Collection, Record};
 use crate::tree::Snapshot;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+mod aside;
 mod commit;
 pub mod draft;
 pub mod echo;
@@ -43,6 +46,7 @@ pub mod guard;
 pub mod merging;
 pub mod numbers;
 pub mod operation;
+mod overwritten;
 mod recording;
 pub mod saving;
 mod sent;
@@ -51,7 +55,7 @@ pub mod state;
 pub use crate::actors::environment::Writing;
 pub use state::{CollectionState, Kind};
 
-use echo::{Echoes, Overwritten};
+use echo::Echoes;
 use numbers::Numbers;
 use saving::Local;
 use state::Base;
@@ -330,7 +334,7 @@ impl CollectionActor {
             actor.is_merging = false;
             match result {
                 Ok(merged) => {
-                    if !actor.adopt_merge(merged, next.clone()) {
+                    if !actor.adopt_merge(merged, next.clone(), context) {
                         actor.merge(next, theirs, context);
                         return;
                     }
@@ -395,36 +399,9 @@ impl CollectionActor {
         if self.cell.shared().foreign().as_deref().is_none_or(|hash| hash == state.portable_data_hash()) {
             state.marks = self.cell.marks();
         }
-        state.is_unsaved = !left.is_empty() || !self.local.touched.is_empty() || !self.local.aside.is_empty();
+        state.is_unsaved = !left.is_empty() || !self.local.is_clean();
         self.publish(state);
         (left, None)
-    }
-
-    /// An event told that a save of ours hit something: says what, as far as can be found out.
-    fn report_overwritten(&mut self, found: Vec<Overwritten>, context: &mut Context<Self>) {
-        self.local.guard.saw_others(Instant::now());
-        for found in found {
-            let (api, uuid) = (self.environment.api.clone(), self.cell.key().clone());
-            let base = self.cell.load().map(|state| state.base.snapshot.clone());
-            let work = async move {
-                let query =
-                    Query { filters: vec![Filter::new("id", "=", found.log)], limit: Some(1), ..Query::default() };
-                let is_logged = api.logs(&query).await.is_ok_and(|page| !page.items.is_empty());
-                tracing::error!(
-                    collection = uuid,
-                    log_record = found.log,
-                    is_logged,
-                    expected = found.base,
-                    found = found.found,
-                    files = base.map_or(0, |base| base.node_limit()),
-                    "another client saved the same path in the same moment, and this mount's save replaced it: its manifest is in \
-                     that log record; from now on every save here keeps the old version"
-                );
-                Ok(())
-            };
-            let work = Work::start(&self.environment.network, "looking for what was overwritten", work);
-            context.spawn(work.into_actor(self).map(|_, _, _| ()));
-        }
     }
 
     /// Renews signatures ahead of time, if somebody uses the collection then. If nobody does, the next one who does gets a

@@ -20,7 +20,9 @@ pub mod records;
 pub use client::HttpApi;
 pub use document::ManifestSink;
 pub use query::{CollectionUpdate, Filter, Page, Query};
-pub use records::{Collection, Discovery, Group, KeepService, Link, Object, PublicConfig, Record, User};
+pub use records::{
+    Collection, Discovery, Group, KeepService, Link, LoggedManifests, Object, PublicConfig, Record, User,
+};
 
 use crate::remote::events::Event;
 
@@ -63,6 +65,8 @@ pub trait Api: Send + Sync {
     async fn links(&self, query: &Query) -> Result<Page<Link>>;
     /// One page of log records, as the events that they are.
     async fn logs(&self, query: &Query) -> Result<Page<Event>>;
+    /// What a log record says of a collection's content; `None` if we cannot see such a record.
+    async fn logged_manifests(&self, log: u64) -> Result<Option<LoggedManifests>>;
     /// The Keep services that can be reached from here (protocol.md 8.1).
     async fn keep_services(&self) -> Result<Vec<KeepService>>;
     /// Makes a collection. The answer's manifest is dropped unless there is a sink for it.

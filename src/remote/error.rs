@@ -166,6 +166,15 @@ impl Error {
         matches!(self.status(), Some(400 | 500)) && self.says("malformed manifest_text")
     }
 
+    /// The server will never take this request, and may take another one with less in it: something in it is wrong (400) or
+    /// breaks a rule (422), or it is too large (413, or found so before it was sent).
+    pub fn is_unacceptable(&self) -> bool {
+        match self {
+            Error::TooLarge { .. } => true,
+            error => matches!(error.status(), Some(400 | 413 | 422)) && !error.is_failed_condition(),
+        }
+    }
+
     fn says(&self, words: &str) -> bool {
         matches!(self, Error::Api(refusal) if refusal.messages.iter().any(|message| message.contains(words)))
     }
@@ -198,6 +207,29 @@ mod tests {
         assert_eq!(error.to_string(), "GET x: 503 Service Unavailable (req-aaa)");
         let error = Refusal::new("GET x", 422, br#"{"errors":["bad token secret0000000000"]}"#, "r", &token);
         assert!(!error.to_string().contains("secret0"));
+    }
+
+    #[test]
+    fn failed_condition_and_passing_failure_are_no_refusal_of_the_content() {
+        let api = |status, text: &str| {
+            let body = serde_json::json!({"errors": [text]}).to_string();
+            Error::Api(Box::new(Refusal::new(
+                "PUT x",
+                status,
+                body.as_bytes(),
+                "r",
+                &Token::new("secret0000000000").unwrap(),
+            )))
+        };
+        for status in [400, 413, 422] {
+            assert!(api(status, "invalid name").is_unacceptable(), "{status}");
+        }
+        for status in [401, 403, 404, 429, 500, 503] {
+            assert!(!api(status, "invalid name").is_unacceptable(), "{status}");
+        }
+        assert!(!api(422, "Version cannot be updated").is_unacceptable());
+        assert!(!api(422, "Portable data hash 'x' does not match computed hash 'y'").is_unacceptable());
+        assert!(Error::TooLarge { what: "PUT x".into(), size: 2, limit: 1 }.is_unacceptable());
     }
 
     proptest! {

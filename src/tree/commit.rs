@@ -11,13 +11,14 @@
 //!   the hash that we expect, as a condition (4.12, A). So the text is kept line by line, only lines of directories that
 //!   change are made anew, and the prediction is one MD5 pass. The oracle for this is [`crate::keep::replace_files`], which
 //!   is the server's algorithm on whole texts; both must give the same hash (5.5).
-//! * **A part of it** ([`graft`], [`Edits::split`]): when a server refuses a group of changes, halves of it are tried until
-//!   the one to blame stands alone.
+//! * **A part of it** ([`graft`], [`Parts`]): when a server refuses a group of changes, halves of it are tried until the
+//!   one to blame stands alone.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `touched` | the paths that operations touched |
 //! | `edits` | the request |
+//! | `parts` | which halves to try |
 //! | `graft` | a tree with some of the changes of another |
 //! | `go_text` | the server's text, and its prediction |
 //! | `line` | one directory's line, with the signatures that its locators will have |
@@ -27,6 +28,7 @@ mod edits;
 mod go_text;
 mod graft;
 mod line;
+mod parts;
 mod path_key;
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,7 @@ mod touched;
 pub use edits::{Edits, NotExpressible, Now, PathChange, edits};
 pub use go_text::{GoText, Prediction, SAME_SECOND_MARGIN};
 pub use graft::graft;
+pub use parts::{Part, Parts};
 pub use touched::{Depth, Touched};
 
 /// A path as directory and name; the root has neither.

@@ -117,6 +117,7 @@ fn of_remote(error: &remote::Error) -> i32 {
     match error {
         remote::Error::BlockNotFound { .. } => libc::EIO,
         remote::Error::TooLarge { .. } => libc::EFBIG,
+        error if error.status() == Some(413) => libc::EFBIG,
         // The status of a server, or of all Keep services, that are full.
         remote::Error::BlockUnwritable { detail, .. } if detail.contains("507") => libc::ENOSPC,
         error if error.status() == Some(507) => libc::ENOSPC,

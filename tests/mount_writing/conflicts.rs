@@ -3,6 +3,8 @@
 use crate::fixture::{Fixture, QUIET, names};
 use crate::mount_support::files::{errno, open, save};
 use crate::mount_support::writer::{Writer, is_ours};
+use crate::support::until;
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -57,6 +59,81 @@ fn policy_error_tells_the_writer_and_keeps_his_data() {
     assert_eq!(fs::read(fixture.path().join("a")).unwrap(), b"mine");
     save(&fixture.path().join("c"), b"another").unwrap();
     assert!(fixture.server_has("c", b"another"), "others are saved");
+    assert!(fixture.server_has("a", b"theirs"), "and theirs is still there");
+}
+
+#[test]
+fn policy_error_fails_only_those_who_wait_for_the_conflicting_path() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = changed_behind_its_back(&["--on-conflict=error"], b"theirs");
+    let path = fixture.path();
+    let slow = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "delay": 0.5, "times": 1});
+    fixture.control("faults", json!({"api": [slow]}));
+    let results = fixture.together(vec![
+        Box::new(|| errno(save(&path.join("a"), b"mine"))),
+        Box::new(|| errno(save(&path.join("c"), b"another"))),
+        Box::new(|| errno(fs::rename(path.join("d"), path.join("e")))),
+    ]);
+    assert_eq!(results, [libc::EBUSY, 0, 0], "{}", fixture.writer.log());
+    assert!(fixture.server_has("c", b"another") && fixture.server_has("e/b", b"second"));
+    save(&path.join("later"), b"later").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(fixture.server_has("a", b"theirs"), "ours waits until it is written to again");
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"mine");
+    save(&path.join("a"), b"mine again").unwrap();
+    assert!(fixture.server_has("a", b"mine again"));
+}
+
+#[test]
+fn conflict_under_policy_error_outlives_the_mount() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = changed_behind_its_back(&["--on-conflict=error"], b"theirs");
+    let path = fixture.path();
+    assert_eq!(errno(save(&path.join("a"), b"mine")), libc::EBUSY);
+    save(&path.join("later"), b"later").unwrap();
+    let status = fixture.writer.unmount();
+    assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
+    assert!(fixture.server_has("a", b"theirs"), "not replaced at the end");
+    fixture.writer.start_again();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"mine");
+    assert!(fixture.server_has("a", b"theirs"), "nor by the next mount");
+    save(&path.join("a"), b"mine again").unwrap();
+    assert!(fixture.server_has("a", b"mine again"));
+}
+
+/// The one case that `--commit-guard=auto` cannot see in time.
+#[test]
+fn overwritten_version_is_reported_by_path_and_with_the_way_to_it() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::old(&["--refresh-time=3600"]);
+    let path = fixture.path();
+    save(&path.join("common"), b"mine").unwrap();
+    save(&path.join("mine alone"), b"mine").unwrap();
+    // The listener needs a moment to be connected.
+    std::thread::sleep(Duration::from_secs(2));
+    let slow = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "delay": 1.5, "times": 1});
+    fixture.control("faults", json!({"api": [slow]}));
+    let theirs = std::thread::scope(|scope| {
+        let saving = scope.spawn(|| save(&path.join("common"), b"mine again").unwrap());
+        std::thread::sleep(Duration::from_millis(500));
+        let theirs = fixture.client.put_files(&fixture.made.uuid, &[("common", b"theirs")]);
+        saving.join().unwrap();
+        theirs.portable_data_hash.clone()
+    });
+    assert!(fixture.server_has("common", b"mine again"), "it was overwritten, or the test is about nothing");
+    let log = || fixture.writer.log();
+    until("the report", || log().contains("overwrote it"));
+    let log = log();
+    let line = log.lines().find(|line| line.contains("overwrote it")).unwrap();
+    assert!(line.contains("paths=\"common\"") && line.contains(&theirs) && line.contains("administrator"), "{line}");
+    assert!(!line.contains("mine alone"), "{line}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A cluster, a collection in it, and a mount that may change it.
 
+use crate::mount_support::files::{errno, save};
 use crate::mount_support::writer::Writer;
 use crate::mount_support::{Client, Made, control};
 use crate::support::Cluster;
@@ -47,6 +48,28 @@ impl Fixture {
     pub fn refuse_saves(&self, status: u16) {
         let rule = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "status": status});
         self.control("faults", json!({"api": if status == 0 { json!([]) } else { json!([rule]) }}));
+    }
+
+    /// Makes saves fail for good that have this text in them; the next save of any kind takes a while, so that those that come
+    /// meanwhile share the one after it.
+    pub fn refuse_text(&self, text: &str, status: u16) {
+        let refused = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "body": text, "status": status,
+                             "message": "this name is not allowed here"});
+        let slow = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "delay": 0.5, "times": 1});
+        self.control("faults", json!({"api": [refused, slow]}));
+    }
+
+    /// Carries out all of these at the same time, while a save is under way.
+    pub fn together(&self, changes: Vec<Box<dyn FnOnce() -> i32 + Send + '_>>) -> Vec<i32> {
+        std::thread::scope(|scope| {
+            let first = self.path().join("under way");
+            let first = scope.spawn(move || errno(save(&first, b"x")));
+            std::thread::sleep(std::time::Duration::from_millis(150));
+            let changes: Vec<_> = changes.into_iter().map(|change| scope.spawn(change)).collect();
+            let results = changes.into_iter().map(|change| change.join().unwrap()).collect();
+            assert_eq!(first.join().unwrap(), 0);
+            results
+        })
     }
 
     /// The number of the last request to the API.

@@ -5,6 +5,9 @@
 //! for before anything is sent again. A refusal because somebody else was faster ends this save; the actor fetches, merges and
 //! begins another.
 //!
+//! A request that the server refuses for what is in it is taken apart ([`Parts`]): what can be saved is saved, and the paths to
+//! blame are told to the actor. If nothing of it can be saved, the collection is refused and no path is to blame.
+//!
 //! It works on the state that was published when it began and changes nothing itself: what came of it goes back to the actor.
 
 use crate::actors::collection::draft::Draft;
@@ -16,10 +19,11 @@ use crate::dirty::Settled;
 use crate::journal::Sent;
 use crate::keep::PortableDataHash;
 use crate::keep::manifest::Form;
+use crate::remote;
 use crate::remote::api::{Collection, CollectionUpdate, Record};
 use crate::remote::retry;
-use crate::tree::commit::{Depth, Edits, GoText, Prediction, Touched, edits};
-use crate::tree::{NodeId, Snapshot};
+use crate::tree::commit::{Depth, Edits, GoText, Parts, Prediction, Touched, edits, graft};
+use crate::tree::{NodeId, Snapshot, same_content};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,6 +31,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Signatures that end sooner than this are renewed before they are sent: a request may have to wait its turn.
 const SIGNATURE_MARGIN: u64 = 60;
+
+/// Paths to blame in one save. Each costs some dozens of requests at most; the next save goes on with the others.
+const MOST_BLAMED: usize = 8;
 
 /// See the module's essay.
 pub(super) struct Commit {
@@ -43,18 +50,38 @@ pub(super) struct Commit {
     pub(super) guard: Plan,
     /// What was sent, as long as it is not known whether it arrived.
     pub(super) sent: Vec<Sent>,
+    /// The record as it is since it was told to keep old versions.
+    pub(super) prepared: Option<Arc<Record<Collection>>>,
 }
 
 /// What is left of a save for those that follow.
 pub(super) struct Ended {
     pub(super) text: Option<GoText>,
     pub(super) sent: Vec<Sent>,
+    /// What has been saved, if anything has or nothing had to be.
+    pub(super) saved: Option<Saved>,
+    /// What the server refuses for good, though it takes the rest.
+    pub(super) blamed: Vec<Blamed>,
     pub(super) outcome: Outcome,
+}
+
+impl Ended {
+    /// Nothing came of it.
+    pub(super) fn failed(error: Error) -> Ended {
+        Ended { text: None, sent: Vec::new(), saved: None, blamed: Vec::new(), outcome: Outcome::Failed(error) }
+    }
+}
+
+/// Paths that the server refuses, and what has to stay because of them.
+pub(super) struct Blamed {
+    pub(super) paths: Touched,
+    pub(super) error: Error,
 }
 
 /// How it ended.
 pub(super) enum Outcome {
-    Saved(Saved),
+    /// All is saved but what is to blame.
+    Done,
     /// Somebody else has changed the collection: merge, and try again.
     Refused,
     /// The server writes another text than we thought.
@@ -97,6 +124,13 @@ struct Request {
     prediction: Option<Prediction>,
 }
 
+/// What has come of the save so far.
+#[derive(Default)]
+struct Progress {
+    saved: Option<Saved>,
+    blamed: Vec<Blamed>,
+}
+
 /// What is to be on the server.
 struct Target {
     snapshot: Snapshot,
@@ -104,21 +138,32 @@ struct Target {
     left: Touched,
 }
 
+/// What became of one request.
+enum Step {
+    Accepted(Base, Reach),
+    /// The server will never take it.
+    Unacceptable(remote::Error),
+    Ended(Outcome),
+}
+
 impl Commit {
     pub(super) async fn run(mut self) -> Ended {
-        let outcome = self.try_run().await.unwrap_or_else(Outcome::Failed);
-        Ended { text: self.text, sent: self.sent, outcome }
+        let mut progress = Progress::default();
+        let outcome = self.try_run(&mut progress).await.unwrap_or_else(Outcome::Failed);
+        Ended { text: self.text, sent: self.sent, saved: progress.saved, blamed: progress.blamed, outcome }
     }
 
-    async fn try_run(&mut self) -> Result<Outcome, Error> {
+    async fn try_run(&mut self, progress: &mut Progress) -> Result<Outcome, Error> {
         let mut target = self.target().await?;
         let base = self.state.base.clone();
-        let mut edits = match self.edits(&base, &target).await? {
+        let touched = self.touched.clone();
+        let mut edits = match self.edits(&base, &target.snapshot, &touched) {
             Some(edits) if edits.is_empty() => {
                 let Base { record, is_own, is_sound, .. } = &*base;
                 let (record, is_own, is_sound) = (record.clone(), *is_own, *is_sound);
                 let base = Base { record, snapshot: target.snapshot.clone(), is_own, is_sound };
-                return Ok(saved(base, target, Reach::NotSent));
+                progress.saved = Some(saved(base, target, Reach::NotSent));
+                return Ok(Outcome::Done);
             }
             edits => edits,
         };
@@ -129,33 +174,119 @@ impl Commit {
                 Some(renewed) => target.snapshot = renewed,
                 None => return Ok(Outcome::Refused),
             }
-            edits = self.edits(&base, &target).await?;
+            edits = self.edits(&base, &target.snapshot, &touched);
         }
-        let mut record = base.record.clone();
+        match self.send(&base, &target.snapshot, &touched, edits).await? {
+            Step::Accepted(base, reach) => {
+                progress.saved = Some(saved(base, target, reach));
+                Ok(Outcome::Done)
+            }
+            Step::Ended(outcome) => Ok(outcome),
+            Step::Unacceptable(error) => self.save_parts(&base, target, error, progress).await,
+        }
+    }
+
+    /// Saves what can be saved of something that the server refuses as a whole.
+    async fn save_parts(
+        &mut self,
+        base: &Arc<Base>,
+        target: Target,
+        refusal: remote::Error,
+        progress: &mut Progress,
+    ) -> Result<Outcome, Error> {
+        let plan = || edits(&base.snapshot, &target.snapshot, &self.touched);
+        let Ok(all) = tokio::task::block_in_place(plan) else { return Err(refusal.into()) };
+        let mut parts = Parts::of(&base.snapshot, &target.snapshot, &all);
+        let count = all.paths().count();
+        tracing::info!(collection = self.cell.key(), error = %refusal, count, "a save is refused: looking for the path to blame");
+        let mut server: Option<(Arc<Base>, Reach)> = None;
+        let mut errors = Vec::new();
+        let outcome = loop {
+            let Some(part) = tokio::task::block_in_place(|| parts.take()) else { break Ok(Outcome::Done) };
+            let base = server.as_ref().map_or(base, |(base, _)| base).clone();
+            let goal = match tokio::task::block_in_place(|| graft(&base.snapshot, &target.snapshot, &part.paths)) {
+                Ok(goal) => goal,
+                Err(error) => break Err(error.into()),
+            };
+            let edits = self.edits(&base, &goal, &part.paths);
+            if edits.as_ref().is_some_and(Edits::is_empty) {
+                continue;
+            }
+            match self.send(&base, &goal, &part.paths, edits).await {
+                Ok(Step::Accepted(base, reach)) => {
+                    let mixed = server.is_some_and(|(_, reach)| reach == Reach::Mixed);
+                    server = Some((Arc::new(base), if mixed { Reach::Mixed } else { reach }));
+                }
+                Ok(Step::Unacceptable(error)) => {
+                    if parts.was_refused(part) {
+                        errors.push(Error::from(error));
+                    }
+                    if errors.len() == MOST_BLAMED {
+                        break Err(refusal.clone().into());
+                    }
+                }
+                Ok(Step::Ended(outcome)) => break Ok(outcome),
+                Err(error) => break Err(error),
+            }
+        };
+        let Some((base, reach)) = server else {
+            // Nothing of it pleases the server: that is not because of a path, unless there is only one.
+            let paths = all.paths().take(MOST_BLAMED).map(String::from_utf8_lossy).collect::<Vec<_>>().join(", ");
+            tracing::warn!(collection = self.cell.key(), paths, "the server takes no part of what is to be saved");
+            return match outcome {
+                Ok(Outcome::Done) => Err(refusal.into()),
+                outcome => outcome,
+            };
+        };
+        let Target { snapshot, files, left } = target;
+        let is_there = |file: &SavedFile| {
+            let there = base.snapshot.find(&snapshot.path(file.node));
+            there.is_some_and(|there| same_content(&base.snapshot, there, &snapshot, file.node))
+        };
+        let files = files.into_iter().filter(is_there).collect();
+        progress.saved = Some(Saved { base, files, left, reach });
+        let blamed = parts.blamed().iter().cloned().zip(errors);
+        progress.blamed = blamed.map(|(paths, error)| Blamed { paths, error }).collect();
+        outcome
+    }
+
+    /// Sends one request that makes what the server has into `goal`, until it is known what became of it.
+    async fn send(
+        &mut self,
+        base: &Base,
+        goal: &Snapshot,
+        touched: &Touched,
+        mut edits: Option<Edits>,
+    ) -> Result<Step, Error> {
+        let mut record = self.prepared.clone().unwrap_or_else(|| base.record.clone());
         let mut attempts = 0;
         loop {
-            let mut request = self.request(&base, &record, &target, edits.as_ref()).await?;
-            if request.conditions.prepare {
+            let mut request = self.request(base, &record, goal, edits.as_ref()).await?;
+            if request.conditions.prepare && self.prepared.is_none() {
                 record = Arc::new(self.prepare().await?);
                 if record.portable_data_hash != base.record.portable_data_hash {
-                    return Ok(Outcome::Refused);
+                    return Ok(Step::Ended(Outcome::Refused));
                 }
+                self.prepared = Some(record.clone());
                 request.update.attributes.insert("version".into(), json!(record.version));
             }
-            self.note(&target, edits.as_ref());
+            self.note(goal, touched, edits.as_ref());
             self.cell.shared().expect(&request.hash.to_string(), &base.record.portable_data_hash);
+            if !request.conditions.preserve {
+                self.cell.shared().remember(&base.record.portable_data_hash, &base.snapshot);
+            }
             let api = &self.environment.api;
             let error = match api.update_collection(self.cell.key(), &request.update, None).await {
-                Ok(answer) => return Ok(self.was_accepted(answer, request, target)),
+                Ok(answer) => return Ok(self.was_accepted(answer, request, goal)),
                 Err(error) => error,
             };
             if error.is_failed_condition() {
                 if !request.conditions.hash {
-                    return Ok(Outcome::Refused);
+                    return Ok(Step::Ended(Outcome::Refused));
                 }
                 let now = api.collection(self.cell.key(), &SUMMARY, None).await?;
                 let is_same = is_same(&now, &record);
-                return Ok(if is_same { Outcome::Mispredicted } else { Outcome::Refused });
+                return Ok(Step::Ended(if is_same { Outcome::Mispredicted } else { Outcome::Refused }));
             }
             if error.is_unknown_attribute("replace_files") && edits.is_some() {
                 self.writing.knows_replace_files.store(false, Ordering::Relaxed);
@@ -170,16 +301,19 @@ impl Commit {
                 edits = None;
                 continue;
             }
+            if error.is_unacceptable() {
+                return Ok(Step::Unacceptable(error));
+            }
             if !error.is_temporary() {
                 return Err(error.into());
             }
             // The answer was lost, or the server failed: look what became of it.
             let now = api.collection(self.cell.key(), &SUMMARY, None).await?;
             if now.portable_data_hash == request.hash.to_string() {
-                return Ok(self.was_accepted(now, request, target));
+                return Ok(self.was_accepted(now, request, goal));
             }
             if !is_same(&now, &record) {
-                return Ok(Outcome::Refused);
+                return Ok(Step::Ended(Outcome::Refused));
             }
             attempts += 1;
             if attempts > self.writing.retries {
@@ -191,10 +325,10 @@ impl Commit {
     }
 
     /// Remembers what is about to be sent.
-    fn note(&mut self, target: &Target, edits: Option<&Edits>) {
+    fn note(&mut self, goal: &Snapshot, touched: &Touched, edits: Option<&Edits>) {
         let sent = match edits {
-            Some(edits) => sent::at_paths(&target.snapshot, edits.paths()),
-            None => sent::at_paths(&target.snapshot, self.touched.iter().map(|(path, _)| path)),
+            Some(edits) => sent::at_paths(goal, edits.paths()),
+            None => sent::at_paths(goal, touched.iter().map(|(path, _)| path)),
         };
         if self.sent.last() == Some(&sent) {
             return;
@@ -216,8 +350,10 @@ impl Commit {
         for (number, draft) in state.drafts.iter().filter(|(_, draft)| draft.is_changed()) {
             let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) else { continue };
             let path = state.snapshot.path(node);
-            let is_aside = self.aside.iter().any(|(aside, _)| aside == path);
-            if !is_aside && (!draft.is_open() || self.promised.contains(number)) {
+            if self.aside.covers(&path) {
+                continue;
+            }
+            if !draft.is_open() || self.promised.contains(number) {
                 due.push((path, *number, node, draft));
                 continue;
             }
@@ -229,9 +365,7 @@ impl Commit {
                 }
                 None => drop(editor.remove(state.snapshot.parent(node), state.snapshot.name(node))?),
             }
-            if !is_aside {
-                left.touch(&path, Depth::Entry);
-            }
+            left.touch(&path, Depth::Entry);
         }
         due.sort_by(|one, other| one.0.cmp(&other.0));
         let files: Vec<_> = due.iter().map(|(_, _, _, draft)| draft.file.clone()).collect();
@@ -242,22 +376,27 @@ impl Commit {
             editor.set_content(*node, &settled.pieces)?;
             saved.push(SavedFile { number: *number, node: *node, settled });
         }
-        Ok(Target { snapshot: editor.finish(), files: saved, left })
+        let mut snapshot = editor.finish();
+        if !self.aside.is_empty() {
+            // There the server keeps what it has.
+            snapshot = graft(&snapshot, &state.base.snapshot, &self.aside)?;
+        }
+        Ok(Target { snapshot, files: saved, left })
     }
 
     /// The changed paths; `None` if only a whole manifest can say it.
-    async fn edits(&self, base: &Base, target: &Target) -> Result<Option<Edits>, Error> {
+    fn edits(&self, base: &Base, target: &Snapshot, touched: &Touched) -> Option<Edits> {
         if !self.writing.knows_replace_files.load(Ordering::Relaxed) {
-            return Ok(None);
+            return None;
         }
-        Ok(tokio::task::block_in_place(|| edits(&base.snapshot, &target.snapshot, &self.touched)).ok())
+        tokio::task::block_in_place(|| edits(&base.snapshot, target, touched)).ok()
     }
 
     async fn request(
         &mut self,
         base: &Base,
         record: &Record<Collection>,
-        target: &Target,
+        goal: &Snapshot,
         edits: Option<&Edits>,
     ) -> Result<Request, Error> {
         let config = self.environment.api.config().await?;
@@ -272,12 +411,12 @@ impl Commit {
                 let text = &mut self.text;
                 tokio::task::block_in_place(|| {
                     let text = text.get_or_insert_with(|| GoText::of(&base.snapshot));
-                    let prediction = text.predict(&target.snapshot, edits, Some(now_expiry));
+                    let prediction = text.predict(goal, edits, Some(now_expiry));
                     (prediction.hash, Some(prediction))
                 })
             }
             None => {
-                let text = tokio::task::block_in_place(|| target.snapshot.to_manifest(Form::Python));
+                let text = tokio::task::block_in_place(|| goal.to_manifest(Form::Python));
                 let hash = PortableDataHash::of_manifest(&text);
                 update.manifest = Some(text);
                 (hash, None)
@@ -321,7 +460,7 @@ impl Commit {
         Ok(Some(editor.finish()))
     }
 
-    fn was_accepted(&mut self, answer: Record<Collection>, request: Request, target: Target) -> Outcome {
+    fn was_accepted(&mut self, answer: Record<Collection>, request: Request, goal: &Snapshot) -> Step {
         let mut as_predicted = answer.portable_data_hash == request.hash.to_string();
         let is_ambiguous = request.prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
         match (request.prediction, &mut self.text) {
@@ -330,15 +469,17 @@ impl Commit {
         }
         if is_ambiguous && !as_predicted {
             // The other way in which it may come out: all blocks signed in the same second.
-            let other = tokio::task::block_in_place(|| GoText::of(&target.snapshot));
+            let other = tokio::task::block_in_place(|| GoText::of(goal));
             as_predicted = answer.portable_data_hash == other.hash().to_string();
             self.text = as_predicted.then_some(other);
         }
         // Under the version with old ones kept nothing of others can be in it, whatever the text looks like.
         let reach = if as_predicted || request.conditions.preserve { Reach::Complete } else { Reach::Mixed };
         let is_sound = answer.preserve_version;
-        let base = Base { record: Arc::new(answer), snapshot: target.snapshot.clone(), is_own: true, is_sound };
-        saved(base, target, reach)
+        self.prepared = None;
+        // On what it has led to the conditions of all that was sent before fail.
+        self.sent.clear();
+        Step::Accepted(Base { record: Arc::new(answer), snapshot: goal.clone(), is_own: true, is_sound }, reach)
     }
 }
 
@@ -348,9 +489,9 @@ fn summarised() -> CollectionUpdate {
     CollectionUpdate { select, ..CollectionUpdate::default() }
 }
 
-fn saved(base: Base, target: Target, reach: Reach) -> Outcome {
+fn saved(base: Base, target: Target, reach: Reach) -> Saved {
     let Target { files, left, .. } = target;
-    Outcome::Saved(Saved { base: Arc::new(base), files, left, reach })
+    Saved { base: Arc::new(base), files, left, reach }
 }
 
 /// Has nobody changed the collection since? (A preparation of ours changes neither.)

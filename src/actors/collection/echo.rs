@@ -5,12 +5,16 @@
 //! tells what stood there just before: if that is not what we started from, somebody wrote in between, unseen by the conditions
 //! that the save carried, at the very paths that it wrote (design, section 5).
 
+use crate::tree::Snapshot;
 use dashmap::DashMap;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 /// Saves that are remembered. Their events come within seconds, and a collection is saved a few times a second.
 const MOST: usize = 64;
+
+/// Trees that saves started from, kept to tell what was overwritten. They share most of what they are made of.
+const MOST_BASES: usize = 8;
 
 /// What an event was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub struct Overwritten {
 }
 
 /// Shared by the actor, which enters its saves, and the event actor, which asks. The lock is a leaf.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Echoes {
     inner: Mutex<Inner>,
     pub open: OpenFiles,
@@ -64,10 +68,12 @@ impl OpenFiles {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inner {
     /// Result and base of each save.
     saves: VecDeque<(String, String)>,
+    /// Hash and tree of the bases of the last saves that might overwrite something unseen.
+    bases: VecDeque<(String, Snapshot)>,
     overwritten: Vec<Overwritten>,
     /// The hash of the last foreign change.
     foreign: Option<String>,
@@ -85,6 +91,23 @@ impl Echoes {
             inner.saves.pop_front();
         }
         inner.saves.push_back((result.to_owned(), base.to_owned()));
+    }
+
+    /// A save from this base may overwrite something unseen.
+    pub(super) fn remember(&self, base: &str, snapshot: &Snapshot) {
+        let mut inner = self.inner();
+        if inner.bases.iter().any(|(known, _)| known == base) {
+            return;
+        }
+        if inner.bases.len() == MOST_BASES {
+            inner.bases.pop_front();
+        }
+        inner.bases.push_back((base.to_owned(), snapshot.clone()));
+    }
+
+    /// What stood in a base, if that is still known.
+    pub(super) fn base(&self, hash: &str) -> Option<Snapshot> {
+        self.inner().bases.iter().find(|(known, _)| known == hash).map(|(_, snapshot)| snapshot.clone())
     }
 
     /// An event says that the collection went from `old` to `new`.

@@ -5,6 +5,7 @@
 //! that nothing else is equal to; where both sides have a file of the same size, the bytes are compared; and open files whose
 //! place another client took are remembered, in case somebody goes on writing to them.
 
+use crate::actors::collection::aside::Reason;
 use crate::actors::collection::sent::known_base;
 use crate::actors::collection::state::CollectionState;
 use crate::actors::collection::{CollectionActor, Writing};
@@ -14,7 +15,9 @@ use crate::dirty::Part;
 use crate::journal::Sent;
 use crate::keep::manifest::Piece;
 use crate::keep::{BlockHash, Locator};
+use crate::tree::commit::{Depth, Touched};
 use crate::tree::{Conflict, Merge, NodeId, Snapshot, diff, merge};
+use actix::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::HashSet;
@@ -168,22 +171,22 @@ impl RenewLocator for NoRenewal {
 impl CollectionActor {
     /// Takes a merge over: the published state becomes that, with `base` as what the server has. `false`: the state is another
     /// one meanwhile, and nothing was done.
-    pub(super) fn adopt_merge(&mut self, merged: Merged, next: CollectionState) -> bool {
+    pub(super) fn adopt_merge(&mut self, merged: Merged, next: CollectionState, context: &mut Context<Self>) -> bool {
         let Some(current) = self.cell.load().filter(|current| Arc::ptr_eq(current, &merged.from)) else { return false };
         let policy = self.environment.writing.as_ref().map(|writing| writing.on_conflict).unwrap_or_default();
-        if policy == OnConflict::Error
-            && let Some(conflict) = merged.conflicts.first()
-        {
+        if policy == OnConflict::Error {
             for conflict in &merged.conflicts {
+                let path = String::from_utf8_lossy(&conflict.path).into_owned();
                 tracing::error!(
                     collection = self.cell.key(),
-                    path = %String::from_utf8_lossy(&conflict.path),
+                    path,
                     "changed here and by another client: ours stays here and is not saved until it is written to again"
                 );
-                self.local.set_aside(&conflict.path);
+                let paths: Touched = [(&conflict.path[..], Depth::Tree)].into_iter().collect();
+                let error = Error::Conflict { path };
+                self.local.set_aside(paths.clone(), Reason::Conflict(current.base.snapshot.clone()), error.clone());
+                self.fail_waiters_of(&paths, u64::MAX, &error, context);
             }
-            let path = String::from_utf8_lossy(&conflict.path).into_owned();
-            self.fail_waiters(u64::MAX, &Error::Conflict { path });
         }
         for conflict in merged.conflicts.iter().filter(|_| policy != OnConflict::Error) {
             let path = String::from_utf8_lossy(&conflict.path);
@@ -199,14 +202,14 @@ impl CollectionActor {
                     "changed here and by another client: both are kept"
                 ),
             }
-            self.local.touch(&conflict.path, crate::tree::commit::Depth::Tree);
+            self.local.touch(&conflict.path, Depth::Tree);
             if policy == OnConflict::KeepBoth {
-                self.local.touch(&conflict.kept_as, crate::tree::commit::Depth::Tree);
+                self.local.touch(&conflict.kept_as, Depth::Tree);
             }
         }
         for (path, _) in self.may_have_arrived().into_iter().flatten() {
             // What has arrived too late is put right.
-            self.local.touch(&path, crate::tree::commit::Depth::Entry);
+            self.local.touch(&path, Depth::Entry);
         }
         self.local.displaced.extend(merged.displaced);
         let mut state = next;
@@ -239,7 +242,7 @@ impl CollectionActor {
             }
         }
         state.snapshot = merged.snapshot;
-        state.is_unsaved = !self.local.is_clean() || !self.local.aside.is_empty();
+        state.is_unsaved = !self.local.is_clean();
         self.publish(state);
         self.environment.news.tell(self.cell.key(), changes);
         true

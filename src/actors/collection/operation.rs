@@ -6,7 +6,7 @@ use crate::actors::Error;
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::echo::OpenFiles;
 use crate::actors::collection::numbers::Time;
-use crate::actors::collection::saving::Need;
+use crate::actors::collection::saving::{Need, Waits};
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::{CollectionActor, Writing};
 use crate::actors::refresh::Reply;
@@ -144,7 +144,8 @@ impl Edit {
 }
 
 impl CollectionActor {
-    fn apply(&mut self, operation: Operation) -> Result<Applied, Error> {
+    /// Returns also the paths that it touched.
+    fn apply(&mut self, operation: Operation) -> Result<(Applied, Vec<Vec<u8>>), Error> {
         let state = self.cell.load().ok_or(Error::Gone)?;
         let writing = self.environment.writing.clone().ok_or(Error::ReadOnly)?;
         if state.kind() == Kind::Immutable {
@@ -232,7 +233,10 @@ impl CollectionActor {
                         edit.state.drafts.remove(&number);
                     } else if known.is_changed() {
                         let path = edit.snapshot().path(node);
-                        edit.touch(path, Depth::Entry);
+                        // What was set aside waits for a change, and this is none.
+                        if !self.local.aside.covers(&path) {
+                            edit.touch(path, Depth::Entry);
+                        }
                     }
                 }
                 node
@@ -308,15 +312,16 @@ impl CollectionActor {
         };
         let is_change = !edit.touched.is_empty();
         edit.finished.into_iter().for_each(|file| self.finish(file));
-        for (path, depth) in edit.touched {
-            self.local.touch(&path, depth);
+        for (path, depth) in &edit.touched {
+            self.local.touch(path, *depth);
         }
+        let paths = edit.touched.into_iter().map(|(path, _)| path).collect();
         let mut changed = edit.state;
         changed.snapshot = edit.editor.finish();
         changed.is_unsaved |= is_change && changed.kind() == Kind::Mutable;
         let number = changed.number(node);
         let state = self.publish(changed);
-        Ok(Applied { number, draft, state })
+        Ok((Applied { number, draft, state }, paths))
     }
 
     /// Somebody writes to a file that another client has replaced since it was opened: he did not see that, so both are kept.
@@ -481,7 +486,7 @@ impl Handler<Apply> for CollectionActor {
     fn handle(&mut self, Apply { operation, need, reply }: Apply, context: &mut Context<Self>) {
         match self.apply(operation) {
             Err(error) => drop(reply.send(Err(error))),
-            Ok(applied) => self.answer_when(need, context, move |result| {
+            Ok((applied, paths)) => self.answer_when((need, Waits::Paths(paths)), context, move |result| {
                 let _ = reply.send(result.map(|()| applied));
             }),
         }

@@ -9,12 +9,14 @@
 //!
 //! The journal is written in the same manner: one task at a time writes down, for the paths that were touched, what they are *now*,
 //! so any number of changes to a path that wait for the journal are one record, and the order of records needs no further
-//! thought. What is in the journal is marked as settled there when a save that began later has ended.
+//! thought. What is in the journal is marked as settled there when a save that began later has ended. What is set aside
+//! ([`aside`](super::aside)) is written down again then, for its records would go with the others.
 
 use crate::actors::Error;
-use crate::actors::collection::commit::{Commit, Ended, Outcome, Reach};
+use crate::actors::collection::aside::{self, Aside, Reason};
+use crate::actors::collection::commit::{Blamed, Commit, Ended, Outcome, Reach};
 use crate::actors::collection::guard::Guard;
-use crate::actors::collection::state::{CollectionState, Kind};
+use crate::actors::collection::state::{Base, CollectionState, Kind};
 use crate::actors::collection::{CollectionActor, CollectionCell, recording};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
@@ -90,7 +92,31 @@ type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 struct Waiter {
     change: u64,
+    waits: Waits,
     answer: Answer,
+}
+
+/// Of what somebody has to hear that it cannot be saved.
+pub(super) enum Waits {
+    Everything,
+    /// A file, wherever it is by then.
+    File(u32),
+    Paths(Vec<Vec<u8>>),
+}
+
+impl Waits {
+    fn concerns(&self, paths: &Touched, state: Option<&CollectionState>) -> bool {
+        match self {
+            Waits::Everything => true,
+            Waits::File(number) => state.is_some_and(|state| {
+                let node = state.node(*number).filter(|node| state.snapshot.is_linked(*node));
+                node.is_some_and(|node| paths.covers(&state.snapshot.path(node)))
+            }),
+            Waits::Paths(waited) => waited
+                .iter()
+                .any(|waited| paths.covers(waited) || paths.iter().any(|(path, _)| aside::is_below(path, waited))),
+        }
+    }
 }
 
 /// What is changed here and not saved yet.
@@ -102,7 +128,9 @@ pub(super) struct Local {
     saved: u64,
     pub(super) touched: Touched,
     /// What is not saved although it was touched.
-    pub(super) aside: Touched,
+    pub(super) aside: Aside,
+    /// The last change that brought back something that was set aside.
+    brought_back: u64,
     /// Open files whose place another client took, with the path they had.
     pub(super) displaced: HashMap<u32, Vec<u8>>,
     /// The server's text, when it was needed before.
@@ -145,28 +173,48 @@ struct Writing {
     is_running: bool,
     /// Up to which change the records up to a sequence tell.
     marks: Vec<(u64, Sequence)>,
+    /// The last record.
+    last: Option<Sequence>,
+    /// The last record that may be settled while something is set aside: after it all of that was written down again.
+    expendable: Option<Sequence>,
 }
 
 impl Local {
     pub(super) fn touch(&mut self, path: &[u8], depth: Depth) {
-        self.aside.remove(path);
         self.touched.touch(path, depth);
         self.journal.touched.touch(path, depth);
         self.changes += 1;
+        let back = self.aside.take_around(path);
+        self.bring_back(&back);
+    }
+
+    /// Is to be saved again.
+    fn bring_back(&mut self, paths: &Touched) {
+        if !paths.is_empty() {
+            self.changes += 1;
+            self.brought_back = self.changes;
+            self.touched.extend(paths);
+            self.journal.touched.extend(paths);
+        }
     }
 
     /// Is there anything that the server does not have?
     pub(super) fn is_clean(&self) -> bool {
-        self.touched.is_empty() && self.running.is_none()
+        self.touched.is_empty() && self.running.is_none() && self.aside.is_empty()
     }
 
     pub(super) fn is_saving(&self) -> bool {
         self.running.is_some()
     }
 
-    /// A path that was changed here and by others is not saved until it is changed here again (`--on-conflict=error`).
-    pub(super) fn set_aside(&mut self, path: &[u8]) {
-        self.aside.touch(path, Depth::Entry);
+    /// See [`Aside`].
+    pub(super) fn set_aside(&mut self, paths: Touched, reason: Reason, error: Error) {
+        self.journal.expendable = None;
+        self.journal.touched.extend(&paths);
+        for (path, _) in paths.iter() {
+            self.touched.remove(path);
+        }
+        self.aside.put(paths, reason, error);
     }
 
     /// From now on nobody stops the actor.
@@ -203,7 +251,7 @@ impl CollectionActor {
     /// Tells `answer` as soon as what is `need`ed for everything up to now has come about.
     pub(super) fn answer_when(
         &mut self,
-        need: Need,
+        (need, waits): (Need, Waits),
         context: &mut Context<Self>,
         answer: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
@@ -214,7 +262,10 @@ impl CollectionActor {
                 answer(Ok(()));
             }
             Need::Server if self.local.saved == self.local.changes && !self.has_due_drafts() => answer(Ok(())),
-            Need::Server => self.local.waiters.push(Waiter { change: self.local.changes, answer: Box::new(answer) }),
+            Need::Server => {
+                let change = self.local.changes;
+                self.local.waiters.push(Waiter { change, waits, answer: Box::new(answer) });
+            }
             Need::Journal | Need::Disk => {
                 self.local.journal.waiters.push(Box::new(answer));
                 self.local.journal.is_durable |= need == Need::Disk;
@@ -327,10 +378,7 @@ impl CollectionActor {
                 promised.push(*number);
             }
         }
-        let mut touched = std::mem::take(&mut self.local.touched);
-        for (path, _) in self.local.aside.iter() {
-            touched.remove(path);
-        }
+        let touched = std::mem::take(&mut self.local.touched);
         let change = self.local.changes;
         let waiting = self.local.waiters.len();
         let commit = Commit {
@@ -339,53 +387,66 @@ impl CollectionActor {
             cell: self.cell.clone(),
             state,
             touched: touched.clone(),
-            aside: self.local.aside.clone(),
+            aside: self.local.aside.paths(),
             promised: promised.clone(),
             text: self.local.text.take(),
             guard: self.local.guard.plan(Instant::now()),
             sent: Vec::new(),
+            prepared: None,
         };
         self.local.running = Some(Running { touched, promised, change, began: Instant::now(), waiting });
         let work = Work::start(&self.environment.network, format!("saving {}", self.cell.key()), async move {
             Ok(commit.run().await)
         });
         context.spawn(work.into_actor(self).map(|result, actor, context| {
-            let outcome =
-                result.unwrap_or_else(|error| Ended { text: None, sent: Vec::new(), outcome: Outcome::Failed(error) });
-            actor.save_ended(outcome, context);
+            actor.save_ended(result.unwrap_or_else(Ended::failed), context);
         }));
     }
 
-    fn save_ended(&mut self, Ended { text, sent, outcome }: Ended, context: &mut Context<Self>) {
+    fn save_ended(&mut self, Ended { text, sent, saved, blamed, outcome }: Ended, context: &mut Context<Self>) {
         let Some(running) = self.local.running.take() else { return };
         self.local.text = text;
+        let (change, took, waiting) = (running.change, running.began.elapsed(), running.waiting);
+        let taken = running.touched.clone();
+        if !matches!(outcome, Outcome::Done) {
+            self.take_back(running);
+        }
+        for Blamed { paths, error } in &blamed {
+            self.blame(paths, error);
+        }
+        let mut problem = None;
+        if let Some(saved) = saved {
+            let reach = saved.reach;
+            if reach != Reach::NotSent {
+                self.has_arrived(&sent);
+            }
+            let (left, error) = self.adopt_saved(saved, &taken);
+            problem = error;
+            self.local.touched.extend(&left);
+            if reach == Reach::Mixed {
+                // Others are in what the server has now: it must be fetched before the next save.
+                self.local.text = None;
+                self.local.guard.saw_others(Instant::now());
+                self.needs_whole = true;
+                self.fetch(context);
+            }
+        }
         let now = Instant::now();
         self.local.sent.extend(sent.into_iter().map(|sent| (now, sent)));
+        for Blamed { paths, error } in &blamed {
+            self.fail_waiters_of(paths, change, error, context);
+        }
         match outcome {
-            Outcome::Saved(saved) => {
+            Outcome::Done => {
                 self.local.failures = 0;
                 self.local.refusals = 0;
-                self.local.last = Some((running.began.elapsed(), running.waiting));
-                let reach = saved.reach;
-                if reach != Reach::NotSent {
-                    self.has_arrived();
-                }
-                let (left, problem) = self.adopt_saved(saved, &running.touched);
-                self.local.touched.extend(&left);
-                if reach == Reach::Mixed {
-                    // Others are in what the server has now: it must be fetched before the next save.
-                    self.local.text = None;
-                    self.local.guard.saw_others(Instant::now());
-                    self.needs_whole = true;
-                    self.fetch(context);
-                }
+                self.local.last = Some((took, waiting));
                 match problem {
-                    None => self.was_saved_up_to(running.change, context),
-                    Some(error) => self.fail_waiters(running.change, &error),
+                    None => self.was_saved_up_to(change, context),
+                    Some(error) => self.fail_waiters(change, &error),
                 }
             }
             Outcome::Refused => {
-                self.take_back(running);
                 self.local.text = None;
                 self.local.refusals += 1;
                 self.local.guard.saw_others(Instant::now());
@@ -399,27 +460,48 @@ impl CollectionActor {
                 }
             }
             Outcome::Mispredicted => {
-                self.take_back(running);
                 self.local.text = None;
                 self.local.guard.was_mispredicted();
                 self.save(context);
             }
-            Outcome::Failed(error) => {
-                self.take_back(running);
-                self.save_failed(error, context);
-            }
+            Outcome::Failed(error) => self.save_failed(error, context),
         }
         self.advance(context);
     }
 
-    /// A save is on the server, so whatever was sent before it and did not arrive never will.
-    fn has_arrived(&mut self) {
+    /// The server takes everything but this.
+    fn blame(&mut self, paths: &Touched, error: &Error) {
+        let names: Vec<_> = paths.iter().map(|(path, _)| String::from_utf8_lossy(path)).collect();
+        tracing::error!(
+            collection = self.cell.key(),
+            path = names.join(", "),
+            cause = %error,
+            remedy = "rename it, or change what is in it",
+            "the server refuses this path and takes all others: it stays in the mount and in the journal, and is tried again when it \
+             is changed, when its folder is synchronised and when the mount ends"
+        );
+        if paths.iter().any(|(path, _)| self.local.touched.covers(path)) {
+            // Changed meanwhile.
+            self.local.journal.expendable = None;
+            self.local.bring_back(paths);
+        } else {
+            self.local.set_aside(paths.clone(), Reason::Refused, error.clone());
+        }
+    }
+
+    /// A save is on the server, so whatever was sent before it and did not arrive never will; what was `sent` after it may.
+    fn has_arrived(&mut self, sent: &[Sent]) {
         self.local.sent.clear();
         let Some(journal) = self.environment.writing.as_ref().and_then(|writing| writing.journal.as_ref()) else {
             return;
         };
         if let Err(error) = journal.arrived(self.cell.key()) {
             tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
+        }
+        for sent in sent {
+            if let Err(error) = journal.sent(self.cell.key(), sent.clone()) {
+                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what was sent");
+            }
         }
     }
 
@@ -451,25 +533,48 @@ impl CollectionActor {
             retry_s = pause.as_secs(),
             "cannot save the collection: what was written here is kept, and saving it is tried again"
         );
-        // What could not be saved is made safe before its writers hear of it.
-        let change = self.local.changes;
-        let (now, later): (Vec<Waiter>, Vec<Waiter>) =
-            std::mem::take(&mut self.local.waiters).into_iter().partition(|waiter| waiter.change <= change);
-        self.local.waiters = later;
-        let told = error.clone();
-        self.local.journal.waiters.push(Box::new(move |_| {
-            for waiter in now {
-                (waiter.answer)(Err(told.clone()));
-            }
-        }));
-        self.write_journal(context);
+        let everybody = std::mem::take(&mut self.local.waiters);
+        self.fail_when_safe(everybody, error, context);
         let is_exit = self.environment.writing.as_ref().is_some_and(|writing| writing.sync == SyncMode::Exit);
         if !is_exit {
             self.save_in(pause, context);
         }
     }
 
-    pub(super) fn fail_waiters(&mut self, change: u64, error: &Error) {
+    /// What could not be saved is made safe before its writers hear of it.
+    fn fail_when_safe(&mut self, waiters: Vec<Waiter>, error: Error, context: &mut Context<Self>) {
+        self.local.journal.waiters.push(Box::new(move |_| {
+            for waiter in waiters {
+                (waiter.answer)(Err(error.clone()));
+            }
+        }));
+        self.write_journal(context);
+    }
+
+    /// Those who wait for one of these paths to be saved, since this change or one before, hear why it is not.
+    pub(super) fn fail_waiters_of(&mut self, paths: &Touched, change: u64, error: &Error, context: &mut Context<Self>) {
+        let state = self.cell.load();
+        let is_meant = |it: &Waiter| it.change <= change && it.waits.concerns(paths, state.as_deref());
+        let (now, later) = std::mem::take(&mut self.local.waiters).into_iter().partition(is_meant);
+        self.local.waiters = later;
+        if let Some(state) = state {
+            self.write_down_drafts(&state, paths);
+        }
+        self.fail_when_safe(now, error.clone(), context);
+    }
+
+    /// The journal is to have unsaved files at these paths though they may be open still.
+    fn write_down_drafts(&mut self, state: &CollectionState, paths: &Touched) {
+        for (number, _) in state.drafts.iter().filter(|(_, draft)| draft.is_changed()) {
+            if let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node))
+                && paths.covers(&state.snapshot.path(node))
+            {
+                self.local.journal.files.insert(*number);
+            }
+        }
+    }
+
+    fn fail_waiters(&mut self, change: u64, error: &Error) {
         let (now, later) =
             std::mem::take(&mut self.local.waiters).into_iter().partition(|it: &Waiter| it.change <= change);
         self.local.waiters = later;
@@ -492,7 +597,16 @@ impl CollectionActor {
             self.local.journal.touched = self.local.touched.clone();
             self.local.journal.files.clear();
         }
-        if self.local.touched.is_empty() && self.local.running.is_none() && self.local.waiters.is_empty() {
+        if !self.local.aside.is_empty() {
+            let paths = self.local.aside.paths();
+            self.local.journal.touched.extend(&paths);
+            if let Some(state) = self.cell.load() {
+                self.write_down_drafts(&state, &paths);
+            }
+            self.local.journal.waiters.push(Box::new(|_| {}));
+            self.write_journal(context);
+        }
+        if self.local.is_clean() && self.local.waiters.is_empty() {
             self.local.keeps = None;
         }
     }
@@ -546,7 +660,7 @@ impl CollectionActor {
             return;
         }
         let journal = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone());
-        let (Some(journal), Some(state)) = (journal, self.cell.load()) else {
+        let (Some(journal), Some(mut state)) = (journal, self.cell.load()) else {
             // Without a journal there is nothing that could survive.
             for answer in pump.waiters.drain(..) {
                 answer(Ok(()));
@@ -558,6 +672,15 @@ impl CollectionActor {
         let waiters = std::mem::take(&mut pump.waiters);
         let is_durable = std::mem::take(&mut pump.is_durable);
         let change = self.local.changes;
+        // What was brought back and is not saved yet may have its only record among the earlier ones.
+        let is_all_here = self.local.brought_back <= self.local.saved;
+        let aside = self.local.aside.paths();
+        if let Some(snapshot) = self.local.aside.known(&state.base.snapshot) {
+            let Base { record, is_own, is_sound, .. } = &*state.base;
+            let base = Base { record: record.clone(), snapshot, is_own: *is_own, is_sound: *is_sound };
+            state = Arc::new(CollectionState { base: Arc::new(base), ..(*state).clone() });
+        }
+        let superseded = pump.last.filter(|_| is_all_here && aside.iter().all(|(path, _)| touched.covers(path)));
         let uuid = self.cell.key().clone();
         let (files, again) = (std::mem::take(&mut pump.files), touched.clone());
         let files_again = files.clone();
@@ -573,6 +696,10 @@ impl CollectionActor {
                 Ok(sequence) => {
                     if let Some(sequence) = sequence {
                         actor.local.journal.marks.push((change, sequence));
+                        actor.local.journal.last = Some(sequence);
+                        if superseded.is_some() && actor.local.aside.paths() == aside {
+                            actor.local.journal.expendable = superseded;
+                        }
                     }
                     actor.settle_journal();
                     Ok(())
@@ -597,10 +724,15 @@ impl CollectionActor {
             return;
         };
         let saved = self.local.saved;
-        let reached =
-            self.local.journal.marks.iter().filter(|(change, _)| *change <= saved).map(|(_, sequence)| *sequence).max();
+        let is_all_saved = self.local.aside.is_empty() && self.local.brought_back <= saved;
+        let expendable = self.local.journal.expendable;
+        let is_settled = |(change, sequence): &(u64, Sequence)| {
+            *change <= saved && (is_all_saved || expendable.is_some_and(|expendable| *sequence <= expendable))
+        };
+        let marks = &mut self.local.journal.marks;
+        let reached = marks.iter().copied().filter(is_settled).map(|(_, sequence)| sequence).max();
         if let Some(sequence) = reached {
-            self.local.journal.marks.retain(|(change, _)| *change > saved);
+            marks.retain(|mark| !is_settled(mark));
             if let Err(error) = journal.settled(self.cell.key(), sequence) {
                 tracing::warn!(collection = self.cell.key(), %error, "cannot note in the journal what was saved");
             }
@@ -616,25 +748,38 @@ impl Handler<Save> for CollectionActor {
             let _ = reply.send(Err(Error::Gone));
             return;
         };
+        if need == Need::Server && !matches!(files, Files::One(_)) {
+            let refused = self.local.aside.take_refused();
+            self.local.bring_back(&refused);
+        }
         let promised: Vec<(u32, _)> = match files {
             Files::None => Vec::new(),
             Files::One(number) => state.draft(number).map(|draft| (number, draft.clone())).into_iter().collect(),
             Files::All => state.drafts.iter().map(|(number, draft)| (*number, draft.clone())).collect(),
         };
+        // Theirs must not be replaced before somebody writes again.
+        let mut conflict = self.local.aside.conflict(None).filter(|_| files == Files::All);
         for (number, draft) in promised {
             if draft.is_changed()
                 && let Some(node) = state.node(number).filter(|node| state.snapshot.is_linked(*node))
             {
-                draft.promise();
                 self.local.journal.files.insert(number);
                 let path = state.snapshot.path(node);
+                if let Some(error) = self.local.aside.conflict(Some(&path)) {
+                    self.local.journal.touched.touch(&path, Depth::Entry);
+                    conflict = Some(error);
+                    continue;
+                }
+                draft.promise();
                 self.local.touch(&path, Depth::Entry);
             }
         }
+        let conflict = conflict.filter(|_| need == Need::Server);
+        let waits = if let Files::One(number) = files { Waits::File(number) } else { Waits::Everything };
         let cell = self.cell.clone();
-        self.answer_when(need, context, move |result| {
+        self.answer_when((need, waits), context, move |result| {
             let state = cell.load().unwrap_or(state);
-            let _ = reply.send(result.map(|()| state));
+            let _ = reply.send(result.and(conflict.map_or(Ok(state), Err)));
         });
     }
 }

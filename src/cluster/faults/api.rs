@@ -96,7 +96,7 @@ pub async fn disturb(
     let number = faults.journal.begin(entry, unix_time());
     let active = Active(faults);
     let at_work = faults.active.fetch_add(1, Ordering::Relaxed) + 1;
-    let asked = Asked { method: &method, path: &path, parameters: &parameters, at_work };
+    let asked = Asked { method: &method, path: &path, parameters: &parameters, body: &body, at_work };
     let answered = answer(faults, &api, &asked, request, next).await;
     let response = answered.map(|answered| match answered {
         Answered::Whole(response) => {
@@ -118,6 +118,7 @@ struct Asked<'a> {
     method: &'a str,
     path: &'a str,
     parameters: &'a Map<String, Value>,
+    body: &'a [u8],
     /// Requests at this moment.
     at_work: u64,
 }
@@ -139,7 +140,7 @@ async fn answer(
     if behaviour.most_requests > 0 && asked.at_work > behaviour.most_requests {
         return Ok(Answered::Whole(request.into_response(HttpResponse::ServiceUnavailable().finish())));
     }
-    let rule = faults.rules.take(asked.method, asked.path).unwrap_or_default();
+    let rule = faults.rules.take(asked.method, asked.path, asked.body).unwrap_or_default();
     if let Some(delay) = rule.delay() {
         tokio::time::sleep(delay).await;
     }

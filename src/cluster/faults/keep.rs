@@ -136,7 +136,7 @@ impl KeepFaults {
     /// Notes a request and finds the rule for it.
     pub fn begin(&self, method: &str, path: &str) -> Effect {
         let number = self.journal.begin(json!({"m": method, "path": path, "srv": self.name}), unix_time());
-        Effect { number, rule: self.rules.take(method, path) }
+        Effect { number, rule: self.rules.take(method, path, &[]) }
     }
 
     /// Notes the storage classes that an upload asks for.

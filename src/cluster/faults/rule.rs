@@ -26,6 +26,8 @@ pub struct Rule {
     pub method: Option<Vec<String>>,
     /// Regular expression that is searched in the path; none: all paths.
     pub path: Option<Pattern>,
+    /// Text that must be in the body, byte for byte; none: all bodies.
+    pub body: Option<String>,
     /// Requests that match and are let through first.
     pub skip: u64,
     /// How often it applies; none: for ever.
@@ -58,10 +60,15 @@ impl Rule {
         self.delay.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
     }
 
-    fn matches(&self, method: &str, path: &str) -> bool {
+    fn matches(&self, method: &str, path: &str, body: &[u8]) -> bool {
         self.method.as_ref().is_none_or(|methods| methods.is_empty() || methods.iter().any(|wanted| wanted == method))
             && self.path.as_ref().is_none_or(|pattern| pattern.0.is_match(path))
+            && self.body.as_ref().is_none_or(|text| contains(body, text.as_bytes()))
     }
+}
+
+fn contains(body: &[u8], text: &[u8]) -> bool {
+    text.is_empty() || body.windows(text.len()).any(|part| part == text)
 }
 
 /// A regular expression that travels as its text.
@@ -97,9 +104,9 @@ impl Rules {
     }
 
     /// The first rule that applies to a request, counted as applied.
-    pub fn take(&self, method: &str, path: &str) -> Option<Rule> {
+    pub fn take(&self, method: &str, path: &str, body: &[u8]) -> Option<Rule> {
         let mut rules = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for rule in rules.iter_mut().filter(|rule| rule.matches(method, path)) {
+        for rule in rules.iter_mut().filter(|rule| rule.matches(method, path, body)) {
             if rule.skip > 0 {
                 rule.skip -= 1;
                 continue;
@@ -130,17 +137,24 @@ mod tests {
     fn a_rule_applies_after_its_skips_and_as_often_as_it_says() {
         let rules = rules(r#"[{"method": ["GET"], "path": "users/c", "skip": 1, "times": 2, "status": 503}]"#);
         let statuses: Vec<_> =
-            (0..5).map(|_| rules.take("GET", "/arvados/v1/users/current").and_then(|rule| rule.status)).collect();
+            (0..5).map(|_| rules.take("GET", "/arvados/v1/users/current", b"").and_then(|rule| rule.status)).collect();
         assert_eq!(statuses, [None, Some(503), Some(503), None, None]);
-        assert!(rules.take("PUT", "/arvados/v1/users/current").is_none());
+        assert!(rules.take("PUT", "/arvados/v1/users/current", b"").is_none());
         assert_eq!(rules.list()[0].hits, 2);
     }
 
     #[test]
     fn the_first_rule_that_still_applies_wins() {
         let rules = rules(r#"[{"times": 1, "drop": "before"}, {"delay": 0.5}, {"status": 500}]"#);
-        assert_eq!(rules.take("GET", "/").unwrap().drop, Some(Drop::Before));
-        assert_eq!(rules.take("GET", "/").unwrap().delay(), Some(Duration::from_millis(500)));
+        assert_eq!(rules.take("GET", "/", b"").unwrap().drop, Some(Drop::Before));
+        assert_eq!(rules.take("GET", "/", b"").unwrap().delay(), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn a_rule_for_a_text_leaves_bodies_without_it_alone() {
+        let rules = rules(r#"[{"body": "/bad", "status": 400}]"#);
+        let put = |body: &[u8]| rules.take("PUT", "/", body).and_then(|rule| rule.status);
+        assert_eq!((put(b"{\"/good\": 1}"), put(b"{\"/bad\": 1}"), put(b"")), (None, Some(400), None));
     }
 
     #[test]

@@ -7,9 +7,9 @@
 
 use crate::remote::api::Api;
 use crate::remote::api::document::{ManifestSink, Splitter};
-use crate::remote::api::query::{CollectionUpdate, Page, Query};
+use crate::remote::api::query::{CollectionUpdate, Filter, Page, Query};
 use crate::remote::api::records::{
-    Collection, Discovery, Group, KeepService, Link, Object, PublicConfig, Record, User,
+    Collection, Discovery, Group, KeepService, Link, LoggedManifests, Object, PublicConfig, Record, User,
 };
 use crate::remote::error::{Error, Refusal, Result};
 use crate::remote::events::Event;
@@ -349,6 +349,14 @@ impl Api for HttpApi {
 
     async fn logs(&self, query: &Query) -> Result<Page<Event>> {
         self.fetch(Call::list("arvados/v1/logs", query)).await
+    }
+
+    async fn logged_manifests(&self, log: u64) -> Result<Option<LoggedManifests>> {
+        // As text: that is how clients write it, and all servers read it (protocol.md 12.10).
+        let filters = vec![Filter::new("id", "=", log.to_string())];
+        let query = Query { filters, limit: Some(1), ..Query::default() };
+        let page: Page<LoggedManifests> = self.fetch(Call::list("arvados/v1/logs", &query)).await?;
+        Ok(page.items.into_iter().next())
     }
 
     async fn keep_services(&self) -> Result<Vec<KeepService>> {

@@ -258,6 +258,28 @@ impl PublicConfig {
     }
 }
 
+/// A collection's texts in the log record of a change, without signatures (protocol.md 4.12). Both are absent where the
+/// record has none, or has something else in their place: anybody may write log records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoggedManifests {
+    /// Before the change.
+    pub old: Option<String>,
+    /// After it.
+    pub new: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for LoggedManifests {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut record = Value::deserialize(deserializer)?;
+        let mut text = |side: &str| match record.get_mut("properties")?.get_mut(side)?.get_mut("manifest_text")?.take()
+        {
+            Value::String(text) => Some(text),
+            _ => None,
+        };
+        Ok(LoggedManifests { old: text("old_attributes"), new: text("new_attributes") })
+    }
+}
+
 /// `Collections` of the public configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
@@ -333,6 +355,18 @@ mod tests {
         let collection: Collection = serde_json::from_value(record).unwrap();
         assert_eq!(collection.modified_at.unwrap().timestamp_micros(), 1_795_356_070_130_740);
         assert_eq!(collection.trash_at, None);
+    }
+
+    #[test]
+    fn log_record_without_texts_is_one() {
+        let read =
+            |properties: Value| serde_json::from_value::<LoggedManifests>(json!({"properties": properties})).unwrap();
+        let found =
+            read(json!({"old_attributes": {"manifest_text": ". a\n"}, "new_attributes": {"manifest_text": null}}));
+        assert_eq!(found, LoggedManifests { old: Some(". a\n".into()), new: None });
+        for other in [json!(null), json!([]), json!("x"), json!({"old_attributes": 1})] {
+            assert_eq!(read(other), LoggedManifests::default());
+        }
     }
 
     #[test]

@@ -93,16 +93,6 @@ impl Edits {
     pub fn touched(&self) -> Touched {
         self.changes().map(|(path, change)| (path, change.depth())).collect()
     }
-
-    /// The paths in two halves, to be committed one after the other, each on its own tree (see [`super::graft`]); `None` if
-    /// there is only one path.
-    pub fn split(&self) -> Option<(Touched, Touched)> {
-        let middle = self.changes.len() / 2;
-        let part = |skip, take| -> Touched {
-            self.changes().skip(skip).take(take).map(|(path, change)| (path, change.depth())).collect()
-        };
-        (middle > 0).then(|| (part(0, middle), part(middle, self.changes.len() - middle)))
-    }
 }
 
 impl PathChange {

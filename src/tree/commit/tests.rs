@@ -463,7 +463,7 @@ proptest! {
             let all = edits(&state, &target, &touched).unwrap();
             prop_assert_eq!(&edits(&state, &target, &all.touched()).unwrap(), &all);
             let mut groups = vec![touched];
-            if let Some((first, second)) = all.split().filter(|_| round.halves) {
+            if let Some((first, second)) = all.touched().halves().filter(|_| round.halves) {
                 groups = vec![first, second];
             }
             for group in groups {
@@ -508,7 +508,7 @@ fn what_is_committed_is_reported_by_path() {
         (b"n", change(None, Now::File)),
     ];
     assert_eq!(edits.changes().collect::<Vec<_>>(), expected);
-    let (first, second) = edits.split().unwrap();
+    let (first, second) = edits.touched().halves().unwrap();
     assert_eq!((first.len(), second.len()), (1, 2));
 }
 
@@ -537,4 +537,81 @@ fn marks_of_empty_directories_come_and_go_with_what_is_below() {
         text.commit(prediction);
         assert_eq!(text.to_text(), done.manifest_text);
     }
+}
+
+/// What a server that refuses every request with one of these texts in it ends with, what was to blame, and how many requests it saw.
+fn save_in_parts(
+    base: &Snapshot,
+    target: &Snapshot,
+    touched: &[(&str, Depth)],
+    bad: &[&str],
+) -> (Snapshot, Vec<String>, usize) {
+    let all = plan(base, target, touched);
+    let mut parts = Parts::of(base, target, &all);
+    let (mut server, mut requests) = (base.clone(), 1);
+    while let Some(part) = parts.take() {
+        let goal = graft(&server, target, &part.paths).unwrap();
+        let edits = edits(&server, &goal, &part.paths).unwrap();
+        if edits.is_empty() {
+            continue;
+        }
+        requests += 1;
+        let text = edits.manifest_text.clone().unwrap_or_default();
+        let is_bad = |bad: &&str| edits.replace_files.contains_key(*bad) || text.contains(*bad);
+        match bad.iter().any(is_bad) {
+            true => drop(parts.was_refused(part)),
+            false => server = goal,
+        }
+    }
+    let blamed = parts.blamed().iter().map(|paths| {
+        let paths: Vec<_> = paths.iter().map(|(path, _)| String::from_utf8_lossy(path).into_owned()).collect();
+        paths.join(" ")
+    });
+    (server, blamed.collect(), requests)
+}
+
+#[test]
+fn one_path_to_blame_among_a_thousand_costs_two_requests_a_halving() {
+    let names: String = (0..1000).map(|number| format!(" 0:3:f{number:03}")).collect();
+    let (base, target) = (read(""), read(&format!(". F{names}\n")));
+    for bad in ["/f000", "/f500", "/f617", "/f999"] {
+        let (server, blamed, requests) = save_in_parts(&base, &target, &[("", Depth::Tree)], &[bad]);
+        assert_eq!(blamed, [&bad[1..]]);
+        assert_eq!(server.children(NodeId::ROOT).count(), 999);
+        assert!(requests <= 1 + 2 * 10, "{bad}: {requests}");
+    }
+    let (server, blamed, requests) = save_in_parts(&base, &target, &[("", Depth::Tree)], &["/f010", "/f011", "/f900"]);
+    assert_eq!((blamed.join(" "), server.children(NodeId::ROOT).count()), ("f010 f011 f900".to_owned(), 997));
+    assert!(requests <= 1 + 3 * 2 * 10, "{requests}");
+}
+
+#[test]
+fn what_was_moved_to_a_path_to_blame_is_not_removed() {
+    let base = read(". F B Z 0:3:a 3:3:b 6:3:old\n./d B 0:3:x\n");
+    let target = read(". F Z 0:3:bad 3:3:new\n");
+    let touched = ["a", "b", "bad", "d", "new", "old"].map(|path| (path, Depth::Tree));
+    let (server, blamed, _) = save_in_parts(&base, &target, &touched, &["/bad"]);
+    assert_eq!(blamed, ["a bad"]);
+    assert!(equal(&server, &read(". F Z 0:3:a 3:3:new\n")), "{}", server.to_manifest(Form::Go));
+}
+
+#[test]
+fn large_directory_that_came_whole_is_taken_apart() {
+    let names: String = (0..300).map(|number| format!(" 0:3:f{number:03}")).collect();
+    let (base, target) = (read(". F 0:3:x\n"), read(&format!("./d/e F{names}\n./d/e/f B 0:3:bad\n")));
+    let touched = [("d", Depth::Tree), ("x", Depth::Entry)];
+    assert_eq!(plan(&base, &target, &touched).changes().count(), 2);
+    let (server, blamed, _) = save_in_parts(&base, &target, &touched, &["3:bad"]);
+    assert_eq!(blamed, ["d/e/f/bad"]);
+    assert!(equal(&server, &read(&format!("./d/e F{names}\n"))));
+}
+
+#[test]
+fn file_that_became_a_directory_with_a_bad_name_in_it_ends_the_search() {
+    let (base, target) = (read(". F B 0:3:a 3:3:z\n"), read(". F 0:3:z\n./a F 0:3:bad 0:3:good\n"));
+    let (server, blamed, requests) =
+        save_in_parts(&base, &target, &[("a", Depth::Tree), ("z", Depth::Entry)], &["/a/bad"]);
+    assert_eq!(blamed, ["a/bad"]);
+    assert!(equal(&server, &read(". F 0:3:z\n./a F 0:3:good\n")), "{}", server.to_manifest(Form::Go));
+    assert!(requests <= 8, "{requests}");
 }

@@ -49,6 +49,20 @@ impl Touched {
         self.paths.iter().map(|(path, &depth)| (&**path, depth))
     }
 
+    /// Whether something is noted of this path or of all that is below a directory above it.
+    pub fn covers(&self, path: &[u8]) -> bool {
+        self.paths.contains_key(path)
+            || super::ancestors(path).any(|above| self.paths.get(above) == Some(&Depth::Tree))
+            || self.paths.get(&b""[..]) == Some(&Depth::Tree)
+    }
+
+    /// The paths in two halves; `None` if there is only one.
+    pub fn halves(&self) -> Option<(Touched, Touched)> {
+        let middle = self.len() / 2;
+        let half = |skip, take| self.iter().skip(skip).take(take).collect();
+        (middle > 0).then(|| (half(0, middle), half(middle, self.len() - middle)))
+    }
+
     /// Forgets a path; what it was touched by, if it was.
     pub fn remove(&mut self, path: &[u8]) -> Option<Depth> {
         self.paths.remove(path)
