@@ -67,9 +67,10 @@ impl Error {
         move |source| Error::disk(action, path, source)
     }
 
-    /// What the caller of the file system gets: ENOSPC where room is what is missing, else EIO.
+    /// What the caller of the file system gets: ENOSPC or EDQUOT where room is what is missing, else EIO.
     pub fn errno(&self) -> i32 {
         match self {
+            Error::NoRoom { source, .. } if source.raw_os_error() == Some(libc::EDQUOT) => libc::EDQUOT,
             Error::Full { .. } | Error::NoRoom { .. } | Error::TooLarge { .. } => libc::ENOSPC,
             _ => libc::EIO,
         }

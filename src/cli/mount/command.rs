@@ -12,7 +12,16 @@ const UNKNOWN: u8 = 255;
 /// that we are to exit with: its own; `-N` as a byte if signal N killed it; errno if it cannot be started.
 pub async fn run(words: &[OsString]) -> u8 {
     let Some((program, arguments)) = words.split_first() else { return 0 };
-    match Command::new(program).args(arguments).spawn() {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // SAFETY: between fork and exec there is one system call, which takes numbers only.
+    unsafe {
+        command.pre_exec(|| {
+            super::serve::flush_without_waiting_for_ourselves(false);
+            Ok(())
+        });
+    }
+    match command.spawn() {
         Ok(child) => wait(child).await,
         Err(error) => {
             tracing::error!(program = %program.display(), %error, "cannot start the command");

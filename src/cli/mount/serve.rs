@@ -65,6 +65,9 @@ pub(super) fn run(
     })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mount = %path.display(), "started");
     raise_file_limit();
+    if arguments.read_write || !arguments.mount_tmp.is_empty() {
+        flush_without_waiting_for_ourselves(true);
+    }
     let network = network_runtime().map_err(|error| Refusal::failure(format!("cannot start threads: {error}")))?;
     let service = network.block_on(prepare(arguments, &layout, filters, path))?;
     let session = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -79,6 +82,15 @@ pub(super) fn run(
 fn network_runtime() -> std::io::Result<Runtime> {
     let workers = std::thread::available_parallelism().map_or(2, |count| count.get()).clamp(2, MOST_WORKERS);
     tokio::runtime::Builder::new_multi_thread().worker_threads(workers).thread_name("network").enable_all().build()
+}
+
+/// Tells the kernel that what is written back to this mount must not be waited for when we need memory ourselves: else the two wait
+/// for each other (fuse.md, trap 12). Holds for threads and processes that are started afterwards. Needs
+/// CAP_SYS_RESOURCE; without it a mount works as before.
+pub(super) fn flush_without_waiting_for_ourselves(wanted: bool) {
+    let wanted = libc::c_ulong::from(wanted);
+    // SAFETY: takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_IO_FLUSHER, wanted, 0, 0, 0) };
 }
 
 /// Raises the soft limit on open files as far as it is useful and allowed.
