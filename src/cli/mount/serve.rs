@@ -88,9 +88,11 @@ fn network_runtime() -> std::io::Result<Runtime> {
 /// for each other (fuse.md, trap 12). Holds for threads and processes that are started afterwards. Needs
 /// CAP_SYS_RESOURCE; without it a mount works as before.
 pub(super) fn flush_without_waiting_for_ourselves(wanted: bool) {
+    /// `linux/prctl.h`
+    const PR_SET_IO_FLUSHER: libc::c_int = 57;
     let wanted = libc::c_ulong::from(wanted);
     // SAFETY: takes numbers only.
-    unsafe { libc::prctl(libc::PR_SET_IO_FLUSHER, wanted, 0, 0, 0) };
+    unsafe { libc::prctl(PR_SET_IO_FLUSHER, wanted, 0, 0, 0) };
 }
 
 /// Raises the soft limit on open files as far as it is useful and allowed.
