@@ -50,12 +50,19 @@ struct Job {
     length: u64,
 }
 
+/// The short last piece of a file, and where it begins.
+struct End {
+    file: usize,
+    start: u64,
+    bytes: Bytes,
+}
+
 /// What came of a job.
 struct Outcome {
     job: Job,
     stored: Result<Locator, Error>,
-    /// Short last pieces of files.
-    ends: Vec<(usize, Bytes)>,
+    /// Short last pieces.
+    ends: Vec<End>,
 }
 
 /// Where a run is now.
@@ -69,7 +76,7 @@ struct Replacement {
 struct Work {
     failed: Option<Error>,
     replacements: Vec<Replacement>,
-    end: Option<Bytes>,
+    end: Option<End>,
 }
 
 impl DirtyStore {
@@ -130,8 +137,8 @@ impl DirtyStore {
                 }
                 offset += length;
             }
-            for (file, end) in ends {
-                if let Some(work) = works.get_mut(file) {
+            for end in ends {
+                if let Some(work) = works.get_mut(end.file) {
                     work.end = Some(end);
                 }
             }
@@ -208,7 +215,7 @@ impl DirtyStore {
         &self,
         files: &[Arc<DirtyFile>],
         job: &Job,
-        ends: &mut Vec<(usize, Bytes)>,
+        ends: &mut Vec<End>,
     ) -> Result<Locator, Error> {
         let _permit = self.permits.acquire().await.map_err(|_| Error::BrokenOff)?;
         let size = usize::try_from(job.length).map_err(|_| Error::TooLarge { size: job.length })?;
@@ -219,7 +226,8 @@ impl DirtyStore {
             let from = block.len();
             collect(file, segment, &mut block).await?;
             if segment.last && segment.length <= SHORT_PIECE && segment.length < self.block_size {
-                ends.push((segment.file, Bytes::copy_from_slice(&block[from..])));
+                let bytes = Bytes::copy_from_slice(&block[from..]);
+                ends.push(End { file: segment.file, start: segment.start, bytes });
             }
         }
         self.put(block.freeze(), &job.request).await
@@ -229,7 +237,7 @@ impl DirtyStore {
     fn apply(&self, file: &DirtyFile, work: Work) -> Result<Settled, Error> {
         let mut state = file.state();
         let tail = state.tail.as_ref().map(|tail| (tail.start, tail.end()));
-        let mut last: Option<(u64, u64)> = None;
+        let stored_any = !work.replacements.is_empty();
         for Replacement { start, length, source } in work.replacements {
             // The tail is in memory as a whole or not at all.
             let in_tail = tail.is_some_and(|(from, to)| start < to && from < start + length);
@@ -237,9 +245,6 @@ impl DirtyStore {
                 continue;
             }
             state.extents.replace(start, length, source);
-            if last.is_none_or(|(before, _)| start > before) {
-                last = Some((start, length));
-            }
         }
         if let Some(error) = work.failed {
             state.last_own = None;
@@ -249,11 +254,14 @@ impl DirtyStore {
             return Err(error);
         }
         state.tail = None;
-        if let Some((start, length)) = last {
+        if stored_any {
             state.last_own = None;
-            state.last_own = work.end.filter(|end| end.len() as u64 == length).and_then(|end| {
-                let lease = self.allowance.lease(end.len())?;
-                Some((start, end, lease))
+            // Behind it there may be a hole, which is stored apart.
+            let size = state.extents.size();
+            let last = work.end.filter(|end| end.start + end.bytes.len() as u64 == size);
+            state.last_own = last.and_then(|End { start, bytes, .. }| {
+                let lease = self.allowance.lease(bytes.len())?;
+                Some((start, bytes, lease))
             });
         }
         let unused = state.drop_unused_backing();

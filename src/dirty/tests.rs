@@ -200,7 +200,6 @@ async fn play(actions: Vec<(bool, Action)>, memory: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn a_file_is_what_was_written(actions in prop::collection::vec((any::<bool>(), action()), 1..40), memory in 0usize..600) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
@@ -278,6 +277,22 @@ async fn a_million_appended_bytes_are_one_extent() {
     assert_eq!((file.size(), file.state().extents.count()), (1_000_000, 1));
     let settled = rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
     assert_eq!((settled.pieces.len(), rig.keep.blocks.lock().unwrap().len()), (1, 1));
+    drop(file);
+    rig.empty().await;
+}
+
+/// The last piece of zeros may be as long as the data before the hole.
+#[tokio::test]
+async fn what_is_before_a_long_hole_is_not_taken_for_the_end_of_the_file() {
+    let rig = rig(100, 1000, 600, 1 << 20);
+    let file = rig.store.file(std::iter::empty(), PutRequest::default());
+    file.write(Place::End, &[1; 52]).await.unwrap();
+    file.truncate(404).await.unwrap();
+    rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
+    file.write(Place::End, &[1]).await.unwrap();
+    let settled = rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
+    let expected = [vec![1; 52], vec![0; 352], vec![1]].concat();
+    assert_eq!(rig.of_pieces(&settled).await, expected);
     drop(file);
     rig.empty().await;
 }
