@@ -220,6 +220,10 @@ impl DirtyFile {
     }
 
     /// Whether waiting made sense: something was on the way.
+    ///
+    /// This is no deadlock, although the writer keeps its turn and its tail meanwhile: an upload needs neither. Its block is leased
+    /// already, and a permit is only held by other uploads and by settling, which waits for a part of the budget that no tail can
+    /// have. And it does not wait for long: after that the tail goes to the scratch file, which needs no memory of the budget.
     async fn wait_for_memory(&self) -> bool {
         let mut ended = pin!(self.store.ended.notified());
         ended.as_mut().enable();

@@ -211,12 +211,7 @@ impl DirtyStore {
         Outcome { job, stored, ends }
     }
 
-    async fn store_job(
-        &self,
-        files: &[Arc<DirtyFile>],
-        job: &Job,
-        ends: &mut Vec<End>,
-    ) -> Result<Locator, Error> {
+    async fn store_job(&self, files: &[Arc<DirtyFile>], job: &Job, ends: &mut Vec<End>) -> Result<Locator, Error> {
         let _permit = self.permits.acquire().await.map_err(|_| Error::BrokenOff)?;
         let size = usize::try_from(job.length).map_err(|_| Error::TooLarge { size: job.length })?;
         let _charge = self.allowance.budget.charge(size).await.map_err(|_| Error::TooLarge { size: job.length })?;

@@ -34,12 +34,15 @@ impl Tail {
     fn grow(&mut self, block_size: usize, allowance: &Arc<Allowance>) -> bool {
         let step = self.room.clamp(FIRST_STEP, LARGEST_STEP).min(block_size - self.room);
         let Some(lease) = allowance.lease(step) else { return false };
-        self.leases.push(lease);
-        self.room += step;
-        let capacity = if self.room <= SMALL { self.room } else { block_size };
-        if self.bytes.capacity() < capacity {
-            self.bytes.reserve_exact(capacity - self.bytes.len());
+        let room = self.room + step;
+        let capacity = if room <= SMALL { room } else { block_size };
+        // Where address space is limited there may be none for a block, while there still is for what is needed.
+        let mut reserve = |capacity: usize| self.bytes.try_reserve_exact(capacity - self.bytes.len()).is_ok();
+        if !reserve(capacity) && !reserve(room) {
+            return false;
         }
+        self.leases.push(lease);
+        self.room = room;
         true
     }
 

@@ -286,10 +286,10 @@ async fn a_million_appended_bytes_are_one_extent() {
 async fn what_is_before_a_long_hole_is_not_taken_for_the_end_of_the_file() {
     let rig = rig(100, 1000, 600, 1 << 20);
     let file = rig.store.file(std::iter::empty(), PutRequest::default());
-    file.write(Place::End, &[1; 52]).await.unwrap();
+    file.write(Place::End, vec![1; 52].into()).await.unwrap();
     file.truncate(404).await.unwrap();
     rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
-    file.write(Place::End, &[1]).await.unwrap();
+    file.write(Place::End, Bytes::from_static(&[1])).await.unwrap();
     let settled = rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
     let expected = [vec![1; 52], vec![0; 352], vec![1]].concat();
     assert_eq!(rig.of_pieces(&settled).await, expected);
