@@ -9,6 +9,9 @@
 //! state, never held over I/O or an await. Settle takes the turns of its files in the order of their numbers. Nobody waits
 //! for the memory budget while a lock of ours that a reader wants is held; what dirty data may hold of the budget is
 //! limited so that a block for settling always fits beside it.
+//!
+//! Memory: what is in a tail or a sealed block is leased before it is there, and there is one copy of it, also while it grows, goes
+//! to the scratch file (in small steps) or is on its way. Besides there is only the request that brings it, until it is answered.
 
 pub mod content;
 pub mod error;

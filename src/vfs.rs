@@ -121,6 +121,17 @@ pub struct Opened {
     pub pages: PageCache,
 }
 
+/// What came of a write that must not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtOnce {
+    /// All is done.
+    All,
+    /// The data are written; a `write` without data has to follow, which makes the change known.
+    Unannounced,
+    /// Nothing is written: `write` has to do it.
+    Nothing,
+}
+
 /// How a file is to be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Access {
@@ -204,13 +215,19 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Reads up to `size` bytes at `offset`; fewer only at the end of the file.
     fn read(&self, handle: Handle, offset: u64, size: u32) -> impl Future<Output = Result<Bytes, Error>> + Send;
 
+    /// Writes `data` if that can be done without waiting: the front end need not make a copy that outlives its buffer.
+    fn write_at_once(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> AtOnce {
+        let _ = (handle, offset, data, pages);
+        AtOnce::Nothing
+    }
+
     /// Writes all of `data`. Returns when the data are taken over, which may have to wait for room. `pages`: they come from the
     /// front end's memory of a mapped file and know their place, also where the handle appends (it is any that may write).
     fn write(
         &self,
         handle: Handle,
         offset: u64,
-        data: &[u8],
+        data: Bytes,
         pages: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 

@@ -174,14 +174,14 @@ impl FileSystem for Memory {
         Ok(Bytes::copy_from_slice(&data[start..end]))
     }
 
-    async fn write(&self, handle: Handle, offset: u64, data: &[u8], _pages: bool) -> Result<(), Error> {
+    async fn write(&self, handle: Handle, offset: u64, data: Bytes, _pages: bool) -> Result<(), Error> {
         self.pause().await;
         let mut nodes = self.nodes.lock().unwrap();
         let node = nodes.get_mut(&handle.0).ok_or(Error::BadHandle)?;
         let content = node.data.as_mut().ok_or(Error::IsADirectory)?;
         let end = offset as usize + data.len();
         content.resize(content.len().max(end), 0);
-        content[offset as usize..end].copy_from_slice(data);
+        content[offset as usize..end].copy_from_slice(&data);
         node.modified += 1;
         Ok(())
     }

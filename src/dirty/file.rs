@@ -10,7 +10,7 @@ use super::store::DirtyStore;
 use super::tail::Tail;
 use crate::keep::Locator;
 use crate::remote::keep::PutRequest;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -21,6 +21,8 @@ use tokio::time::timeout;
 
 /// How long a writer waits for an upload to give memory back before it takes the scratch file.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How much of a tail is copied at a time on its way to the scratch file.
+const FLUSH_STEP: usize = 256 << 10;
 /// The largest file.
 const LARGEST: u64 = i64::MAX as u64;
 
@@ -140,9 +142,37 @@ impl DirtyFile {
         self.state().extents.any(|source| !matches!(source, Source::Stored { .. }))
     }
 
+    /// Writes `data` if that can be done without waiting for anything; if not, nothing of it is written. Whether it was.
+    pub fn write_at_once(self: &Arc<Self>, place: Place, data: &[u8]) -> bool {
+        let Ok(_turn) = self.turn.try_lock() else { return false };
+        let mut state = self.state();
+        let at = match place {
+            Place::At(at) => at,
+            Place::End => state.extents.size(),
+        };
+        if data.is_empty()
+            || at.saturating_add(data.len() as u64) > LARGEST
+            || !state.has_room(&self.store, at, data.len())
+        {
+            return false;
+        }
+        match state.step(&self.store, at, data) {
+            Step::Done(_) => {}
+            Step::Full(_, sealed) => {
+                drop(state);
+                sealed.upload(&self.store, self);
+            }
+            Step::Backing(_) | Step::Flush | Step::Refused => return false,
+        }
+        true
+    }
+
     /// Writes all of `data`. Errors: `NoSpace`, `TooLarge`, `Backing`; a part may then have been written. Waits for earlier
     /// writers, and briefly for memory.
-    pub async fn write(self: &Arc<Self>, place: Place, data: &[u8]) -> Result<(), Error> {
+    pub async fn write(self: &Arc<Self>, place: Place, data: Bytes) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
         let turn = self.turn().await;
         let mut at = match place {
             Place::At(at) => at,
@@ -155,7 +185,7 @@ impl DirtyFile {
         let mut rest = data;
         let mut patient = true;
         while !rest.is_empty() {
-            let step = self.state().step(&self.store, at, rest);
+            let step = self.state().step(&self.store, at, &rest);
             let count = match step {
                 Step::Done(count) => count,
                 Step::Full(count, sealed) => {
@@ -163,7 +193,7 @@ impl DirtyFile {
                     count
                 }
                 Step::Backing(count) => {
-                    self.write_backing(&turn, at, Bytes::copy_from_slice(&rest[..count])).await?;
+                    self.write_backing(&turn, at, rest.slice(..count)).await?;
                     self.state().wrote(at, count as u64, Source::Backing);
                     count
                 }
@@ -178,18 +208,22 @@ impl DirtyFile {
                 Step::Refused => {
                     self.flush(&turn).await?;
                     let count = rest.len().min(usize::try_from(self.store.block_size).unwrap_or(usize::MAX));
-                    self.write_backing(&turn, at, Bytes::copy_from_slice(&rest[..count])).await?;
+                    self.write_backing(&turn, at, rest.slice(..count)).await?;
                     self.state().wrote(at, count as u64, Source::Backing);
                     count
                 }
             };
             at += count as u64;
-            rest = &rest[count..];
+            rest.advance(count);
         }
         Ok(())
     }
 
     /// Whether waiting made sense: something was on the way.
+    ///
+    /// This is no deadlock, although the writer keeps its turn and its tail meanwhile: an upload needs neither. Its block is leased
+    /// already, and a permit is only held by other uploads and by settling, which waits for a part of the budget that no tail can
+    /// have. And it does not wait for long: after that the tail goes to the scratch file, which needs no memory of the budget.
     async fn wait_for_memory(&self) -> bool {
         let mut ended = pin!(self.store.ended.notified());
         ended.as_mut().enable();
@@ -222,14 +256,20 @@ impl DirtyFile {
         written
     }
 
-    /// Moves the tail to the backing file.
+    /// Moves the tail to the backing file. It is copied in steps: it is moved because there is no memory, or while there is none
+    /// to spare, and all writers may do so at once.
     async fn flush(&self, turn: &Turn) -> Result<(), Error> {
-        let copy = self.state().tail.as_ref().map(|tail| (tail.start, Bytes::copy_from_slice(&tail.bytes)));
-        let Some((start, bytes)) = copy else { return Ok(()) };
-        let length = bytes.len() as u64;
-        self.write_backing(turn, start, bytes).await?;
+        let Some((start, length)) = self.state().tail.as_ref().map(|tail| (tail.start, tail.bytes.len())) else {
+            return Ok(());
+        };
+        for from in (0..length).step_by(FLUSH_STEP) {
+            let to = length.min(from + FLUSH_STEP);
+            let bytes =
+                self.state().tail.as_ref().and_then(|tail| tail.bytes.get(from..to).map(Bytes::copy_from_slice));
+            self.write_backing(turn, start + from as u64, bytes.ok_or(Error::BrokenOff)?).await?;
+        }
         let mut state = self.state();
-        state.extents.replace(start, length, Source::Backing);
+        state.extents.replace(start, length as u64, Source::Backing);
         state.tail = None;
         Ok(())
     }
@@ -443,11 +483,36 @@ impl State {
         if unused { self.backing.take() } else { None }
     }
 
+    /// Whether [`State::step`] would do all of a write: it goes to the tail, and there is memory for it, which is leased.
+    fn has_room(&mut self, store: &DirtyStore, at: u64, length: usize) -> bool {
+        let block_size = usize::try_from(store.block_size).unwrap_or(usize::MAX);
+        let is_sequential = self.is_sequential(at);
+        match &mut self.tail {
+            Some(tail) if at < tail.start => false,
+            Some(tail) if at < tail.end() => length as u64 <= tail.end() - at,
+            Some(tail) if at == tail.end() => tail.make_room(length, block_size, &store.allowance),
+            Some(_) => false,
+            None if is_sequential => {
+                let tail = Tail::new(at, block_size, &store.allowance);
+                let tail =
+                    tail.and_then(|mut tail| tail.make_room(length, block_size, &store.allowance).then_some(tail));
+                self.tail = tail;
+                self.tail.is_some()
+            }
+            None => false,
+        }
+    }
+
+    /// Goes on where the file ends or the last write did.
+    fn is_sequential(&self, at: u64) -> bool {
+        let size = self.extents.size();
+        at == size || size == 0 || at == self.last_end
+    }
+
     /// Does as much of a write as can be done without I/O, or says what else is to be done.
     fn step(&mut self, store: &DirtyStore, at: u64, data: &[u8]) -> Step {
         let block_size = usize::try_from(store.block_size).unwrap_or(usize::MAX);
-        let size = self.extents.size();
-        let sequential = at == size || size == 0 || at == self.last_end;
+        let sequential = self.is_sequential(at);
         let mut tail = match self.tail.take() {
             Some(mut tail) => {
                 if at < tail.start {

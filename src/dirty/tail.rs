@@ -1,10 +1,17 @@
 //! The buffer at which a file grows: a run of bytes in memory that takes more at its end, up to one block.
+//!
+//! Memory is leased before it is used, in steps. A small tail moves when it grows, a large one never: at [`SMALL`] it gets the
+//! address space of a whole block, and what was not written to is no memory. So there are never two copies of a tail, which
+//! nobody would have charged.
 
 use super::lease::{Allowance, Lease};
 use std::sync::Arc;
 
 const FIRST_STEP: usize = 64 << 10;
 const LARGEST_STEP: usize = 4 << 20;
+/// Up to this size a tail doubles. An allocation of a block is a mapping of its own for every allocator, so most small files
+/// should get along without one.
+const SMALL: usize = 1 << 20;
 
 pub(super) struct Tail {
     pub start: u64,
@@ -27,9 +34,28 @@ impl Tail {
     fn grow(&mut self, block_size: usize, allowance: &Arc<Allowance>) -> bool {
         let step = self.room.clamp(FIRST_STEP, LARGEST_STEP).min(block_size - self.room);
         let Some(lease) = allowance.lease(step) else { return false };
+        let room = self.room + step;
+        let capacity = if room <= SMALL { room } else { block_size };
+        // Where address space is limited there may be none for a block, while there still is for what is needed.
+        let mut reserve = |capacity: usize| self.bytes.try_reserve_exact(capacity - self.bytes.len()).is_ok();
+        if !reserve(capacity) && !reserve(room) {
+            return false;
+        }
         self.leases.push(lease);
-        self.room += step;
-        self.bytes.reserve_exact(self.room - self.bytes.len());
+        self.room = room;
+        true
+    }
+
+    /// Whether there is room for `count` bytes more, which is made if there is memory. False when the block would be too long.
+    pub fn make_room(&mut self, count: usize, block_size: usize, allowance: &Arc<Allowance>) -> bool {
+        let Some(needed) = self.bytes.len().checked_add(count).filter(|needed| *needed <= block_size) else {
+            return false;
+        };
+        while self.room < needed {
+            if !self.grow(block_size, allowance) {
+                return false;
+            }
+        }
         true
     }
 

@@ -13,7 +13,8 @@ use crate::fuse::interrupt::{Interrupted, Waiting};
 use crate::fuse::requests::Requests;
 use crate::fuse::statistics::{Operation, Statistics};
 use crate::vfs::{
-    Access, Attributes, Change, DirectoryEntry, Entry, Error, FileSystem, Found, Handle, Inode, Kind, Opened, PageCache,
+    Access, AtOnce, Attributes, Change, DirectoryEntry, Entry, Error, FileSystem, Found, Handle, Inode, Kind, Opened,
+    PageCache,
 };
 use bytes::Bytes;
 use fuse3::raw::Request;
@@ -356,11 +357,19 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let _running = self.statistics.start(Operation::Write);
         let inode = Inode(inode);
         let _busy = self.requests.start([inode]);
-        let (files, data) = (self.files.clone(), Bytes::copy_from_slice(data));
-        let written = data.len();
+        let (files, handle, written) = (self.files.clone(), Handle(handle), data.len());
         let pages = write_flags & WRITE_CACHE != 0;
-        let future = async move { files.write(Handle(handle), offset, &data, pages).await };
-        self.change(request, "write", inode, future).await?;
+        // Almost always it is done at once, and what is left has no data.
+        let at_once = async { Ok(files.write_at_once(handle, offset, data, pages)) };
+        let left = match self.run(request, "write", inode, at_once).await? {
+            AtOnce::All => None,
+            AtOnce::Unannounced => Some(Bytes::new()),
+            AtOnce::Nothing => Some(Bytes::copy_from_slice(data)),
+        };
+        if let Some(data) = left {
+            let future = async move { files.write(handle, offset, data, pages).await };
+            self.change(request, "write", inode, future).await?;
+        }
         self.statistics.add_bytes_written(written);
         // One request never carries more than MAX_WRITE.
         Ok(ReplyWrite { written: written as u32 })

@@ -6,6 +6,7 @@
 use crate::actors::collection::CollectionState;
 use crate::actors::collection::draft::Draft;
 use crate::actors::listing::Listing;
+use crate::dirty::Place;
 use crate::tree::NodeId;
 use crate::vfs::object::Pinned;
 use crate::vfs::{Attributes, Entry, Handle, Inode};
@@ -34,6 +35,13 @@ pub struct Writer {
     pub has_written: AtomicBool,
     /// The file was made with it, and no `flush` has come since.
     pub is_new: AtomicBool,
+}
+
+impl Writer {
+    /// Where a write goes; `pages` as in [`crate::vfs::FileSystem::write`].
+    pub fn place(&self, offset: u64, pages: bool) -> Place {
+        if self.append && !pages { Place::End } else { Place::At(offset) }
+    }
 }
 
 /// A file whose content the program makes.

@@ -15,8 +15,8 @@ use crate::vfs::handle::{Handles, Open, OpenDirectory, OpenFile, OpenText};
 use crate::vfs::layout::{self, Layout, Place};
 use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, Object, Objects, Pinned, RECORD_FILE};
 use crate::vfs::{
-    Access, Change, Entry, Error, FileSystem, Found, FrontEnd, Handle, Inode, Kind, Opened, PageCache, Timestamp,
-    Totals,
+    Access, AtOnce, Change, Entry, Error, FileSystem, Found, FrontEnd, Handle, Inode, Kind, Opened, PageCache,
+    Timestamp, Totals,
 };
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock, Weak};
@@ -300,7 +300,11 @@ impl FileSystem for Site {
         self.create_file(parent, name, access, exclusive).await
     }
 
-    async fn write(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> Result<(), Error> {
+    fn write_at_once(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> AtOnce {
+        self.write_file_at_once(handle, offset, data, pages)
+    }
+
+    async fn write(&self, handle: Handle, offset: u64, data: Bytes, pages: bool) -> Result<(), Error> {
         self.write_file(handle, offset, data, pages).await
     }
 

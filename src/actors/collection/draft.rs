@@ -57,6 +57,11 @@ impl Draft {
         !self.is_announced.swap(true, Ordering::AcqRel)
     }
 
+    /// The actor knows of changes.
+    pub fn is_announced(&self) -> bool {
+        self.is_announced.load(Ordering::Acquire)
+    }
+
     /// The actor could not be told.
     pub fn retract(&self) {
         self.is_announced.store(false, Ordering::Release);

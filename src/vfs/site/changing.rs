@@ -16,12 +16,12 @@ use crate::actors::collection::operation::{Applied, Moved, Operation};
 use crate::actors::collection::saving::{Files, Need, SyncMode};
 use crate::actors::collection::{CollectionCell, CollectionState, Kind as CollectionKind, Writing};
 use crate::actors::listing::{Item, ListingCell, Source, Target};
-use crate::dirty::Place;
 use crate::keep::manifest::check_new_name;
 use crate::tree::NodeId;
 use crate::vfs::handle::{Open, OpenFile, Writer};
 use crate::vfs::object::{Content, Object, Pinned, RECORD_FILE};
-use crate::vfs::{Access, Change, Entry, Error, Handle, Inode, Opened, PageCache};
+use crate::vfs::{Access, AtOnce, Change, Entry, Error, Handle, Inode, Opened, PageCache};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -268,12 +268,22 @@ impl Site {
         self.attributes(inode).await
     }
 
-    pub(super) async fn write_file(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> Result<(), Error> {
+    pub(super) fn write_file_at_once(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> AtOnce {
+        let open = self.handles.get(handle);
+        let Some(Open::File(OpenFile { writer: Some(writer), .. })) = open.as_deref() else { return AtOnce::Nothing };
+        if !writer.draft.file.write_at_once(writer.place(offset, pages), data) {
+            return AtOnce::Nothing;
+        }
+        writer.has_written.store(true, Ordering::Release);
+        // A save that began before the write has taken the announcement by now, one that begins later sees the write.
+        if writer.draft.is_announced() { AtOnce::All } else { AtOnce::Unannounced }
+    }
+
+    pub(super) async fn write_file(&self, handle: Handle, offset: u64, data: Bytes, pages: bool) -> Result<(), Error> {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         let Open::File(file) = open.as_ref() else { return Err(Error::NotWritable) };
         let Some(writer) = &file.writer else { return Err(Error::NotWritable) };
-        let place = if writer.append && !pages { Place::End } else { Place::At(offset) };
-        writer.draft.file.write(place, data).await.map_err(actors::Error::from)?;
+        writer.draft.file.write(writer.place(offset, pages), data).await.map_err(actors::Error::from)?;
         writer.has_written.store(true, Ordering::Release);
         if writer.draft.announce() {
             let Content::Collection { cell, .. } = &file.object.content else { return Err(Error::Stale) };
