@@ -42,17 +42,21 @@ impl Snapshot {
 
     /// Kind and size; `None` if this snapshot has no such node, and neither had those it was made from.
     pub fn entry(&self, node: NodeId) -> Option<Entry> {
-        let kind = match self.overlay.nodes.get(&node) {
-            Some(edited) => edited.kind(),
-            None => Base::kind(self.base.node(node)?),
-        };
+        let kind = self.kind(node)?;
         let size = if kind == Kind::File { self.size(node) } else { 0 };
         Some(Entry { kind, size })
     }
 
+    fn kind(&self, node: NodeId) -> Option<Kind> {
+        match self.overlay.nodes.get(&node) {
+            Some(edited) => Some(edited.kind()),
+            None => self.base.node(node).map(Base::kind),
+        }
+    }
+
     /// Whether the node is a directory.
     pub fn is_directory(&self, node: NodeId) -> bool {
-        self.entry(node).is_some_and(|entry| entry.kind == Kind::Directory)
+        self.kind(node) == Some(Kind::Directory)
     }
 
     /// The size of a file in bytes; of anything else zero.

@@ -90,8 +90,11 @@ impl Snapshot {
 
     /// Appends what is left of a locator in the portable text (`protocol.md` 5.4).
     pub(super) fn push_portable(&self, text: &mut String, block: BlockId) {
-        if self.added_block(block).is_some() || !self.base.blocks.push_portable(text, block.0) {
-            text.push_str(self.sized_locator(block).as_text().portable());
+        match self.added_block(block) {
+            // A newer signature does not show.
+            Some(added) if added.locator.size().is_some() => text.push_str(added.locator.as_text().portable()),
+            None if self.base.blocks.push_portable(text, block.0) => {}
+            _ => text.push_str(self.sized_locator(block).as_text().portable()),
         }
     }
 

@@ -8,7 +8,6 @@
 use super::EMPTY_BLOCK;
 use super::name::push_escaped;
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::hash::Hash;
 
 /// Which writer's form.
@@ -110,7 +109,11 @@ impl<'o, B: Copy + Eq + Hash> Writer<'o, B> {
 }
 
 fn push_token(tokens: &mut String, (from, to): (u64, u64), name: &[u8]) {
-    // Writing to a string cannot fail.
-    let _ = write!(tokens, " {from}:{}:", to - from);
+    let mut digits = itoa::Buffer::new();
+    tokens.push(' ');
+    tokens.push_str(digits.format(from));
+    tokens.push(':');
+    tokens.push_str(digits.format(to - from));
+    tokens.push(':');
     push_escaped(tokens, name);
 }
