@@ -248,8 +248,8 @@ api.collections().update(uuid=sys.argv[1], body={'collection': {'manifest_text':
         );
     }
 
-    /// Many writers, on a server whose pace counts. The bound is writers times one request's time, as if all closes of a
-    /// moment shared one request.
+    /// Many writers, on a server whose pace counts. The bound is a file of each writer in the time of one request for one file, as if
+    /// all closes of a moment shared one request.
     fn writers(&self, name: &str, writers: usize, mode: &str) {
         const TIME: Duration = Duration::from_secs(10);
         let data = noise(4096);
@@ -276,21 +276,23 @@ api.collections().update(uuid=sys.argv[1], body={'collection': {'manifest_text':
             files as f64 / start.elapsed().as_secs_f64()
         };
         let (own, other) = (self.collection(""), self.collection(""));
-        let request: f64 = self.python(ONE_REQUEST, &[], "").parse().unwrap();
+        let request = |uuid: &str| self.python(ONE_REQUEST, &[uuid], "").parse::<f64>().unwrap();
+        let at_first = request(&self.collection(""));
         let place = self.ours(&[&format!("--sync={mode}")]);
         let ours = rate(&place, &own);
         drop(place);
         let place = self.theirs();
         let theirs = rate(&place, &other);
         drop(place);
-        let bound = writers as f64 / request;
-        let versions = |uuid: &str| self.python(VERSIONS, &[uuid], "");
+        let stored = [&own, &other].map(|uuid| self.python(VERSIONS, &[uuid], ""));
+        // A request takes longer the more files there are: between what it takes at first and in the end.
+        let bound = writers as f64 / ((at_first + request(&own)) / 2.0);
         println!(
             "{name:44} {ours:>8.1}/s {theirs:>8.1}/s {bound:>8.1}/s {:>11.1}× {:>10.2}   versions {} and {}",
             ours / theirs,
             ours / bound,
-            versions(&own),
-            versions(&other)
+            stored[0],
+            stored[1]
         );
     }
 }
@@ -298,10 +300,10 @@ api.collections().update(uuid=sys.argv[1], body={'collection': {'manifest_text':
 const VERSIONS: &str = "import arvados, sys; print(len(arvados.api('v1').collections().list(
     filters=[['current_version_uuid', '=', sys.argv[1]]], include_old_versions=True, select=['uuid'], limit=1000).execute()['items']))";
 
-/// Prints the seconds of one `replace_files` request on a collection of few files.
-const ONE_REQUEST: &str = "import arvados, time
+/// Prints the seconds of one `replace_files` request on a collection.
+const ONE_REQUEST: &str = "import arvados, sys, time
 api = arvados.api('v1')
-uuid = api.collections().create(body={'collection': {'manifest_text': ''}}).execute()['uuid']
+uuid = sys.argv[1]
 times = []
 for number in range(20):
     start = time.monotonic()

@@ -474,7 +474,8 @@ impl Commit {
             self.text = as_predicted.then_some(other);
         }
         // Under the version with old ones kept nothing of others can be in it, whatever the text looks like.
-        let reach = if as_predicted || request.conditions.preserve { Reach::Complete } else { Reach::Mixed };
+        let is_seen = request.conditions.preserve || request.conditions.prepare;
+        let reach = if as_predicted || is_seen { Reach::Complete } else { Reach::Mixed };
         let is_sound = answer.preserve_version;
         self.prepared = None;
         // On what it has led to the conditions of all that was sent before fail.

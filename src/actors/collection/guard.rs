@@ -6,8 +6,8 @@
 //!
 //! Here is who decides. Under `auto` a lone writer's quick saves on bases of its own are guarded by A and the version: they are
 //! made in place, and the server stores no version for them beyond those that it stores anyway. Whatever says that somebody else
-//! writes here (a base that is neither our own nor sound, an event, a refusal) makes every save B, until that has been
-//! quiet for [`WATCH`].
+//! writes here (an event, a refusal) makes every save B, until that has been quiet for [`WATCH`]. On what somebody else has
+//! just made, the first save asks for that to be kept, and no more.
 
 use crate::actors::collection::state::Base;
 use std::time::{Duration, Instant};
@@ -90,11 +90,16 @@ pub(super) fn conditions(
         || match mode {
             CommitGuard::None => false,
             CommitGuard::Strict => true,
-            CommitGuard::Auto => plan.others || !can_predict || !(base.is_own || base.is_sound),
+            CommitGuard::Auto => plan.others || !can_predict,
         };
     match () {
         () if needs_all && versioned => strictly,
         () if mode == CommitGuard::None => nothing,
+        // What somebody else has just made. Once it is sound the version sees everything, and the next save, on a base of our own,
+        // need not keep this one's result.
+        () if versioned && !base.is_own && !base.is_sound => {
+            Conditions { hash: can_predict && !ambiguous, version: true, prepare: true, ..nothing }
+        }
         // What may come out in two ways is compared with both afterwards.
         () => Conditions { hash: can_predict && !ambiguous, version: versioned, ..nothing },
     }
@@ -132,7 +137,7 @@ mod tests {
         assert!(watched.preserve && watched.version && !watched.prepare);
         assert!(!guard.plan(now + WATCH).others, "it passes");
         let young = conditions(CommitGuard::Auto, ALONE, &base(false, false), USUAL);
-        assert!(young.preserve && young.prepare, "a fresh base of somebody else");
+        assert!(young.version && young.prepare && !young.preserve, "a fresh base of somebody else");
     }
 
     #[test]
