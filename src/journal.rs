@@ -49,12 +49,11 @@ pub mod recovered;
 pub mod replay;
 pub mod text;
 
-pub use change::{Base, Change, Operation, Piece, Sequence};
+pub use change::{Base, Change, Operation, Piece, Sent, Sequence};
 pub use contents::Contents;
 pub use error::Error;
 pub use info::Info;
 pub use recovered::Recovered;
-pub use replay::Sent;
 
 #[cfg(test)]
 mod tests;
@@ -209,12 +208,12 @@ impl Journal {
         self.log().settle(collection, up_to)
     }
 
-    /// A save is about to be sent that puts this at its paths. Should its answer never come, a replay knows by this which of what
-    /// the server has is ours.
+    /// A save is about to be sent. Should the mount die before its answer comes, or before the changes that are in it are settled,
+    /// a replay knows by this which of what the server has is ours, and which changes are older than that.
     ///
     /// Errors: as [`Journal::append`]; then such a replay may keep what is ours twice, and nothing is lost.
-    pub fn sent(&self, collection: &str, paths: Sent) -> Result<(), Error> {
-        self.log().send(collection, paths)
+    pub fn sent(&self, collection: &str, save: &Sent) -> Result<(), Error> {
+        self.log().send(collection, save)
     }
 
     /// The last save of the collection that was sent has reached the server; what was sent before and did not will never.

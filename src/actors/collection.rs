@@ -588,7 +588,8 @@ impl CollectionActor {
         let state = self.cell.load().ok_or(Error::Gone)?;
         let writing = self.environment.writing.clone().ok_or(Error::ReadOnly)?;
         let request = operation::put_request(&writing, &state);
-        let replayed = recording::replay(&writing, &state.base.snapshot, &left.changes, &left.scratch, &request)?;
+        let replayed =
+            recording::replay(&writing, &state.base.snapshot, (&left.changes, &left.sent), &left.scratch, &request)?;
         let mut next = (*state).clone();
         // What the journal's mount had, as if it had gone on to this moment: the next look at the server merges.
         let mut numbers = state.numbers.carry(&state.snapshot, &replayed.mine, Some(chrono::Utc::now()));
@@ -610,7 +611,8 @@ impl CollectionActor {
         next.is_unsaved = true;
         self.local.adopt(replayed.touched);
         let now = Instant::now();
-        self.local.sent.extend(left.sent.iter().map(|sent| (now, sent.clone())));
+        let open = left.sent.iter().filter(|save| !save.has_arrived);
+        self.local.sent.extend(open.map(|save| (now, save.clone())));
         self.local.text = None;
         Ok(self.publish(next))
     }

@@ -25,6 +25,23 @@ pub struct Change {
     pub bases: Vec<(Vec<u8>, Base)>,
     /// When it was done.
     pub time: DateTime<Utc>,
+    /// Which state of the collection it tells of, counted by the mount.
+    #[serde(default)]
+    pub state: u64,
+}
+
+/// A save that was about to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Which state of the collection it brings to the server, counted as in [`Change::state`]: what a change of the same or an
+    /// earlier state says of its paths is in it.
+    pub state: u64,
+    /// What it puts at the paths that it names.
+    #[serde(with = "text::keys")]
+    pub paths: Vec<(Vec<u8>, Base)>,
+    /// The server has taken it. Otherwise nobody knows.
+    #[serde(skip)]
+    pub has_arrived: bool,
 }
 
 /// What was done.

@@ -9,11 +9,11 @@
 //! * After an `fdatasync` that failed, the kernel may have forgotten which pages are not on the disk, and the next one
 //!   succeeds without having written them. So the next durable append writes the log anew.
 
-use super::change::{Change, Operation, Sequence};
+use super::change::{Change, Operation, Sent, Sequence};
 use super::error::Error;
 use super::place;
 use super::record::{Record, decode, encode};
-use super::replay::{Files, Pending, Sent};
+use super::replay::{Files, Pending};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -60,8 +60,11 @@ struct Collection {
     /// Each record that is neither settled nor superseded.
     records: BTreeMap<Sequence, Entry>,
     files: Files,
-    /// Size in the log of the saves of which it is not known whether they arrived.
+    /// Size in the log of the saves that matter, and of the last one.
     sent: u64,
+    last_sent: u64,
+    /// Of the last one it is not known whether it arrived.
+    is_sending: bool,
 }
 
 /// A record in the log.
@@ -85,7 +88,7 @@ impl Entry {
 
 impl Collection {
     fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.sent == 0
+        self.records.is_empty() && !self.is_sending
     }
 }
 
@@ -118,9 +121,8 @@ impl Log {
             collection.records.insert(*sequence, entry);
             collection.files.supersedes(*sequence, &change.operation);
         }
-        for uuid in pending.sent.keys() {
-            // Of whatever size: only that it is there counts.
-            collections.entry(uuid.clone()).or_default().sent = 1;
+        for (uuid, sent) in &pending.sent {
+            collections.entry(uuid.clone()).or_default().is_sending = sent.iter().any(|save| !save.has_arrived);
         }
         Log {
             folder: folder.to_owned(),
@@ -227,6 +229,7 @@ impl Log {
             return Ok(());
         }
         if entry.is_empty() {
+            *dead += entry.sent;
             self.collections.remove(collection);
         }
         if self.tidy() {
@@ -238,21 +241,27 @@ impl Log {
     }
 
     /// Notes what a save is about to put at its paths.
-    pub(super) fn send(&mut self, collection: &str, paths: Sent) -> Result<(), Error> {
-        let bytes = encode(&Record::Sent { collection: collection.into(), paths })?;
+    pub(super) fn send(&mut self, collection: &str, save: &Sent) -> Result<(), Error> {
+        let bytes = encode(&Record::Sent { collection: collection.into(), save: Cow::Borrowed(save) })?;
         if self.length.saturating_add(bytes.len() as u64) > self.limit {
             return Err(Error::Full { folder: self.folder.clone(), limit: self.limit });
         }
         self.pay();
         self.write(&bytes)?;
-        self.collections.entry(collection.to_owned()).or_default().sent += bytes.len() as u64;
+        let entry = self.collections.entry(collection.to_owned()).or_default();
+        entry.last_sent = bytes.len() as u64;
+        entry.sent += entry.last_sent;
+        entry.is_sending = true;
         Ok(())
     }
 
     /// Notes that the last save that was sent is what the server has.
     pub(super) fn arrive(&mut self, collection: &str) -> Result<(), Error> {
-        let Some(entry) = self.collections.get_mut(collection).filter(|entry| entry.sent > 0) else { return Ok(()) };
-        self.dead += std::mem::take(&mut entry.sent);
+        let Some(entry) = self.collections.get_mut(collection).filter(|entry| entry.is_sending) else { return Ok(()) };
+        entry.is_sending = false;
+        let matters = if entry.is_empty() { 0 } else { entry.last_sent };
+        self.dead += entry.sent - matters;
+        entry.sent = matters;
         if entry.is_empty() {
             self.collections.remove(collection);
         }
@@ -386,8 +395,11 @@ impl Log {
             }
         }
         for (uuid, saves) in &pending.sent {
-            for paths in saves {
-                bytes.extend(encode(&Record::Sent { collection: uuid.into(), paths: paths.clone() })?);
+            for save in saves {
+                bytes.extend(encode(&Record::Sent { collection: uuid.into(), save: Cow::Borrowed(save) })?);
+                if save.has_arrived {
+                    bytes.extend(encode(&Record::Arrived { collection: uuid.into() })?);
+                }
             }
         }
         let made = remove_if_there(&new)

@@ -10,9 +10,8 @@
 //! `0xFF` is never a byte of UTF-8, so the mark is not in any text: after damage, the next record is at the next mark
 //! whose checksum holds. A checksum is enough, because this is about accidents: who could forge a record owns the files anyway.
 
-use super::change::{Base, Change, Sequence};
+use super::change::{Change, Sent, Sequence};
 use super::error::Error;
-use super::text;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -40,8 +39,7 @@ pub enum Record<'r> {
     /// whether it reached the server.
     Sent {
         collection: Cow<'r, str>,
-        #[serde(with = "text::keys")]
-        paths: Vec<(Vec<u8>, Base)>,
+        save: Cow<'r, Sent>,
     },
     /// The last save that was sent has reached the server, and what was sent before and did not will never.
     Arrived {

@@ -3,22 +3,20 @@
 //! A change is *superseded* when a later record says all of a file's content again and nothing in between has touched the
 //! path or a folder above it: then nobody can tell whether the earlier one ever was. All else stays, in order.
 
-use super::change::{Base, Change, Operation, Sequence};
+use super::change::{Base, Change, Operation, Sent, Sequence};
 use super::record::Record;
 use std::collections::{BTreeMap, HashMap};
 
 /// Changes of one collection that the server has not got, in order.
 pub type Changes = BTreeMap<Sequence, Change>;
 
-/// What a save puts at the paths that it names.
-pub type Sent = Vec<(Vec<u8>, Base)>;
-
 /// What a log comes to.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Pending {
     /// By collection; none is empty.
     pub collections: BTreeMap<String, Changes>,
-    /// By collection, in order: what saves have put at their paths of which it is not known whether they arrived.
+    /// By collection, in order: saves that are newer than some of the changes. Those that have arrived come first; of each path
+    /// only the last one of them tells.
     pub sent: BTreeMap<String, Vec<Sent>>,
     /// The highest sequence that was seen.
     pub last: Sequence,
@@ -36,8 +34,8 @@ impl Pending {
                 self.last = self.last.max(up_to);
                 self.settle(&collection, up_to);
             }
-            Record::Sent { collection, paths } => {
-                self.sent.entry(collection.into_owned()).or_default().push(paths);
+            Record::Sent { collection, save } => {
+                self.sent.entry(collection.into_owned()).or_default().push(save.into_owned());
             }
             Record::Arrived { collection } => self.arrived(&collection),
         }
@@ -48,16 +46,41 @@ impl Pending {
         changes.retain(|sequence, _| *sequence > up_to);
         if changes.is_empty() {
             self.collections.remove(collection);
+            self.forget_arrived(collection);
+        }
+    }
+
+    /// Without changes only saves matter that may still arrive.
+    fn forget_arrived(&mut self, collection: &str) {
+        if let Some(sent) = self.sent.get_mut(collection) {
+            sent.retain(|save| !save.has_arrived);
+            if sent.is_empty() {
+                self.sent.remove(collection);
+            }
         }
     }
 
     /// The last save that was sent is what the server has.
     fn arrived(&mut self, collection: &str) {
-        let Some(paths) = self.sent.remove(collection).and_then(|mut sent| sent.pop()) else { return };
-        let Some(changes) = self.collections.get_mut(collection) else { return };
-        // The latest word on these paths, so the latest change carries them.
-        if let Some(change) = changes.values_mut().next_back() {
-            paths.into_iter().for_each(|(path, base)| state(change, path, base));
+        let Some(sent) = self.sent.get_mut(collection) else { return };
+        let Some(mut last) = sent.pop() else { return };
+        last.has_arrived = true;
+        let known: HashMap<&[u8], &Base> = last.paths.iter().map(|(path, base)| (&**path, base)).collect();
+        sent.retain_mut(|save| {
+            save.paths.retain(|(path, _)| !known.contains_key(&**path));
+            save.has_arrived && !save.paths.is_empty()
+        });
+        match self.collections.get_mut(collection) {
+            Some(changes) => {
+                let bases = changes.values_mut().flat_map(|change| &mut change.bases);
+                for (path, base) in bases {
+                    if let Some(known) = known.get(&**path) {
+                        base.clone_from(known);
+                    }
+                }
+                sent.push(last);
+            }
+            None => self.forget_arrived(collection),
         }
     }
 

@@ -20,7 +20,7 @@ fn time(seconds: i64) -> DateTime<Utc> {
 }
 
 fn change(operation: Operation) -> Change {
-    Change { operation, bases: Vec::new(), time: time(1) }
+    Change { operation, bases: Vec::new(), time: time(1), state: 0 }
 }
 
 fn file(path: &str, bytes: &[u8]) -> Change {
@@ -28,6 +28,10 @@ fn file(path: &str, bytes: &[u8]) -> Change {
     let extents = vec![Extent { length: bytes.len() as u64, source }];
     let content = Content { size: bytes.len() as u64, backing: None, extents };
     change(Operation::File { path: path.into(), content, modified: None })
+}
+
+fn sent(paths: Vec<(Vec<u8>, Base)>) -> Sent {
+    Sent { state: 1, paths, has_arrived: false }
 }
 
 fn info() -> Info {
@@ -226,7 +230,7 @@ fn our_own_commit_does_not_look_like_another_clients() {
     journal.append(ONE, &change(Operation::Remove { path: "b".into() }), false).unwrap();
     journal.append(ONE, &with("a", Base::Absent), false).unwrap();
     let ours = Base::File { pieces: vec![Piece { locator: "x+1".into(), block_size: 1, offset: 0, length: 1 }] };
-    journal.sent(ONE, vec![(b"a".to_vec(), ours.clone())]).unwrap();
+    journal.sent(ONE, &sent(vec![(b"a".to_vec(), ours.clone())])).unwrap();
     journal.settled(ONE, first).unwrap();
     journal.arrived(ONE).unwrap();
     kill(journal);
@@ -239,15 +243,39 @@ fn our_own_commit_does_not_look_like_another_clients() {
 fn a_save_that_may_have_arrived_is_told_to_the_next_mount() {
     let (_directory, account) = account();
     let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
-    let sent = vec![(b"a".to_vec(), Base::Absent)];
-    journal.sent(ONE, sent.clone()).unwrap();
+    let save = sent(vec![(b"a".to_vec(), Base::Absent)]);
+    journal.sent(ONE, &save).unwrap();
     assert!(!journal.pending(ONE) && journal.pending_collections().is_empty(), "there is nothing to be saved");
     journal.append(TWO, &file("b", b"1"), false).unwrap();
     kill(journal);
     let found = recovered(&account);
-    assert_eq!(found.sent, [(ONE.to_owned(), vec![sent])].into());
+    assert_eq!(found.sent, [(ONE.to_owned(), vec![save])].into());
     let last = found.collections[TWO][0].0;
     found.journal.settled(TWO, last).unwrap();
+    found.journal.arrived(ONE).unwrap();
+    drop(found);
+    assert!(Journal::recover(&account).unwrap().is_empty());
+}
+
+#[test]
+fn a_save_that_arrived_is_told_as_long_as_older_changes_are_pending() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let path = |name: &str| (name.as_bytes().to_vec(), Base::Absent);
+    journal.append(ONE, &file("b", b"1"), false).unwrap();
+    for (names, arrives) in [(["a", "b"], true), (["b", "lost"], false), (["b", "c"], true), (["d", "e"], false)] {
+        journal.sent(ONE, &sent(names.map(path).to_vec())).unwrap();
+        if arrives {
+            journal.arrived(ONE).unwrap();
+        }
+    }
+    journal.log().rewrite().unwrap();
+    kill(journal);
+    let found = recovered(&account);
+    let names = |save: &Sent| save.paths.iter().map(|(path, _)| path[0] as char).collect::<String>();
+    let told: Vec<_> = found.sent[ONE].iter().map(|save| (names(save), save.has_arrived)).collect();
+    assert_eq!(told, [("a".into(), true), ("bc".into(), true), ("de".into(), false)]);
+    found.journal.settled(ONE, found.collections[ONE][0].0).unwrap();
     found.journal.arrived(ONE).unwrap();
     drop(found);
     assert!(Journal::recover(&account).unwrap().is_empty());

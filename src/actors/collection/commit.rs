@@ -48,6 +48,8 @@ pub(super) struct Commit {
     pub(super) promised: Vec<u32>,
     pub(super) text: Option<GoText>,
     pub(super) guard: Plan,
+    /// Number of the last change in `state`.
+    pub(super) change: u64,
     /// What was sent, as long as it is not known whether it arrived.
     pub(super) sent: Vec<Sent>,
     /// The record as it is since it was told to keep old versions.
@@ -327,14 +329,14 @@ impl Commit {
     /// Remembers what is about to be sent.
     fn note(&mut self, goal: &Snapshot, touched: &Touched, edits: Option<&Edits>) {
         let sent = match edits {
-            Some(edits) => sent::at_paths(goal, edits.paths()),
-            None => sent::at_paths(goal, touched.iter().map(|(path, _)| path)),
+            Some(edits) => sent::of_paths(goal, edits.paths(), self.change),
+            None => sent::of_paths(goal, touched.iter().map(|(path, _)| path), self.change),
         };
         if self.sent.last() == Some(&sent) {
             return;
         }
         if let Some(journal) = &self.writing.journal
-            && let Err(error) = journal.sent(self.cell.key(), sent.clone())
+            && let Err(error) = journal.sent(self.cell.key(), &sent)
         {
             tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what is sent");
         }
@@ -480,6 +482,11 @@ impl Commit {
         self.prepared = None;
         // On what it has led to the conditions of all that was sent before fail.
         self.sent.clear();
+        if let Some(journal) = &self.writing.journal
+            && let Err(error) = journal.arrived(self.cell.key())
+        {
+            tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
+        }
         Step::Accepted(Base { record: Arc::new(answer), snapshot: goal.clone(), is_own: true, is_sound }, reach)
     }
 }

@@ -207,7 +207,7 @@ impl CollectionActor {
                 self.local.touch(&conflict.kept_as, Depth::Tree);
             }
         }
-        for (path, _) in self.may_have_arrived().into_iter().flatten() {
+        for (path, _) in self.may_have_arrived().into_iter().flat_map(|save| save.paths) {
             // What has arrived too late is put right.
             self.local.touch(&path, Depth::Entry);
         }

@@ -7,10 +7,11 @@
 use crate::actors::Error;
 use crate::actors::collection::Writing;
 use crate::actors::collection::draft::Draft;
+use crate::actors::collection::sent;
 use crate::actors::collection::state::CollectionState;
 use crate::dirty::content::{Extent, Source};
 use crate::dirty::{Content, Scratch};
-use crate::journal::{Base, Change, Journal, Operation, Piece as RecordedPiece, Sequence};
+use crate::journal::{Base, Change, Journal, Operation, Piece as RecordedPiece, Sent, Sequence};
 use crate::keep::Locator;
 use crate::keep::manifest::Piece;
 use crate::remote::keep::PutRequest;
@@ -25,11 +26,11 @@ use std::sync::Arc;
 const INLINE: u64 = 64 << 10;
 
 /// Writes down what is at the touched paths. `files` are written down although they are open for writing; others that are
-/// open are left out, for nobody was promised anything of them.
+/// open are left out, for nobody was promised anything of them. `number`: that of the state.
 pub(super) async fn record(
     journal: &Arc<Journal>,
     uuid: &str,
-    state: &Arc<CollectionState>,
+    (state, number): (&Arc<CollectionState>, u64),
     touched: &Touched,
     files: &HashSet<u32>,
     durable: bool,
@@ -41,7 +42,8 @@ pub(super) async fn record(
     let (journal, uuid) = (journal.clone(), uuid.to_owned());
     let work = tokio::task::spawn_blocking(move || {
         let mut last = None;
-        for change in changes {
+        for mut change in changes {
+            change.state = number;
             last = Some(journal.append(&uuid, &change, false)?);
         }
         if durable {
@@ -104,7 +106,7 @@ async fn of_path(
 }
 
 fn change(operation: Operation, bases: Vec<(Vec<u8>, Base)>) -> Change {
-    Change { operation, bases, time: Utc::now() }
+    Change { operation, bases, time: Utc::now(), state: 0 }
 }
 
 /// What the server has at a path; of a directory everything in it.
@@ -155,11 +157,39 @@ pub(super) struct Replayed {
     pub(super) touched: Touched,
 }
 
-/// Applies the changes. What cannot be applied is an error that says which, and nothing is lost: the journal stays.
+/// Which change, in the order of states, was the last one to a path or to something that decides over it.
+#[derive(Default)]
+struct Newest<'c>(BTreeMap<&'c [u8], (u64, bool)>);
+
+impl<'c> Newest<'c> {
+    fn of(changes: &'c [(Sequence, Change)]) -> Newest<'c> {
+        let mut newest = Newest::default();
+        for (_, change) in changes {
+            let removes = matches!(change.operation, Operation::Remove { .. });
+            let known = newest.0.entry(change.operation.path()).or_default();
+            *known = (known.0.max(change.state), known.1 || removes);
+        }
+        newest
+    }
+
+    /// The state of the last change to the path, to a directory above it that was removed, or to anything in it.
+    fn around(&self, path: &[u8]) -> u64 {
+        let own = self.0.get(path).map(|(state, _)| *state);
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
+        let above = slashes.chain([&b""[..]]).filter_map(|above| self.0.get(above));
+        let above = above.filter(|(_, removes)| *removes).map(|(state, _)| *state);
+        let inside = [path, b"/"].concat();
+        let below = self.0.range(&inside[..]..).take_while(|(other, _)| other.starts_with(&inside));
+        own.into_iter().chain(above).chain(below.map(|(_, (state, _))| *state)).max().unwrap_or(0)
+    }
+}
+
+/// Applies the changes. `sent`: saves of which the server may have something that is newer than some of the changes; these are left
+/// out, or a file that was removed, and made again and saved, would be removed for good. What cannot be applied is an error that says which, and nothing is lost: the journal stays.
 pub(super) fn replay(
     writing: &Writing,
     today: &Snapshot,
-    changes: &[(Sequence, Change)],
+    (changes, sent): (&[(Sequence, Change)], &[Sent]),
     scratch: &Arc<Scratch>,
     request: &PutRequest,
 ) -> Result<Replayed, Error> {
@@ -208,6 +238,16 @@ pub(super) fn replay(
             Operation::Modified { .. } => {}
         }
         touched.touch(path, Depth::Tree);
+    }
+    let newest = Newest::of(changes);
+    for save in sent {
+        for (path, put_there) in &save.paths {
+            let is_there = save.has_arrived || sent::is_there(today, path, put_there)?;
+            if is_there && newest.around(path) <= save.state {
+                contents.retain(|other, _| other != path && !is_inside(other, path));
+                sent::make(&mut mine, path, put_there)?;
+            }
+        }
     }
     let mut drafts = Vec::new();
     for (path, (content, modified)) in contents {
@@ -295,5 +335,28 @@ impl Writing {
             editor.set_content(*node, &settled?.pieces)?;
         }
         Ok(editor.finish().to_manifest(crate::keep::manifest::Form::Python))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(state: u64, operation: Operation) -> (Sequence, Change) {
+        (Sequence(state), Change { state, ..change(operation, Vec::new()) })
+    }
+
+    #[test]
+    fn removed_directory_decides_over_what_is_in_it_and_a_made_one_does_not() {
+        let changes = [
+            at(3, Operation::Remove { path: b"gone".to_vec() }),
+            at(4, Operation::MakeDirectory { path: b"made".to_vec() }),
+            at(1, Operation::Remove { path: b"made/old".to_vec() }),
+            at(2, Operation::Remove { path: b"made/old".to_vec() }),
+        ];
+        let newest = Newest::of(&changes);
+        let states = ["gone", "gone/x", "made", "made/old", "made/other", "made-not", "other"]
+            .map(|path| newest.around(path.as_bytes()));
+        assert_eq!(states, [3, 3, 4, 2, 0, 0, 0]);
     }
 }

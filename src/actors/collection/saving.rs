@@ -391,6 +391,7 @@ impl CollectionActor {
             promised: promised.clone(),
             text: self.local.text.take(),
             guard: self.local.guard.plan(Instant::now()),
+            change,
             sent: Vec::new(),
             prepared: None,
         };
@@ -418,7 +419,7 @@ impl CollectionActor {
         if let Some(saved) = saved {
             let reach = saved.reach;
             if reach != Reach::NotSent {
-                self.has_arrived(&sent);
+                self.local.sent.clear();
             }
             let (left, error) = self.adopt_saved(saved, &taken);
             problem = error;
@@ -486,22 +487,6 @@ impl CollectionActor {
             self.local.bring_back(paths);
         } else {
             self.local.set_aside(paths.clone(), Reason::Refused, error.clone());
-        }
-    }
-
-    /// A save is on the server, so whatever was sent before it and did not arrive never will; what was `sent` after it may.
-    fn has_arrived(&mut self, sent: &[Sent]) {
-        self.local.sent.clear();
-        let Some(journal) = self.environment.writing.as_ref().and_then(|writing| writing.journal.as_ref()) else {
-            return;
-        };
-        if let Err(error) = journal.arrived(self.cell.key()) {
-            tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
-        }
-        for sent in sent {
-            if let Err(error) = journal.sent(self.cell.key(), sent.clone()) {
-                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what was sent");
-            }
         }
     }
 
@@ -685,7 +670,7 @@ impl CollectionActor {
         let (files, again) = (std::mem::take(&mut pump.files), touched.clone());
         let files_again = files.clone();
         let work = async move {
-            let result = recording::record(&journal, &uuid, &state, &touched, &files, is_durable).await;
+            let result = recording::record(&journal, &uuid, (&state, change), &touched, &files, is_durable).await;
             Ok((result, waiters))
         };
         let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), work);

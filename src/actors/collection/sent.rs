@@ -10,31 +10,48 @@
 use crate::actors::Error;
 use crate::actors::collection::recording::{bases, directories, piece, put, remove};
 use crate::journal::{Base, Sent};
-use crate::tree::{Snapshot, same_content};
+use crate::tree::{Editor, Snapshot, same_content};
 
-/// What a save that makes `target` puts at these paths.
-pub(super) fn at_paths<'p>(target: &Snapshot, paths: impl Iterator<Item = &'p [u8]>) -> Sent {
-    paths.flat_map(|path| bases(target, path, target.find(path))).collect()
+/// A save of that state of the collection, which makes `target` at these paths.
+pub(super) fn of_paths<'p>(target: &Snapshot, paths: impl Iterator<Item = &'p [u8]>, state: u64) -> Sent {
+    let paths = paths.flat_map(|path| bases(target, path, target.find(path))).collect();
+    Sent { state, paths, has_arrived: false }
+}
+
+/// Has the server at the path what was put there?
+pub(super) fn is_there(theirs: &Snapshot, path: &[u8], put_there: &Base) -> Result<bool, Error> {
+    Ok(match (put_there, theirs.find(path)) {
+        (Base::Absent, found) => found.is_none(),
+        (Base::Directory, Some(node)) => theirs.is_directory(node),
+        (Base::File { pieces }, Some(node)) => {
+            let pieces = pieces.iter().map(piece).collect::<Result<Vec<_>, Error>>()?;
+            let mut alone = Snapshot::empty().edit();
+            put(&mut alone, path, &pieces)?;
+            let alone = alone.finish();
+            alone.find(path).is_some_and(|sent| same_content(&alone, sent, theirs, node))
+        }
+        (_, None) => false,
+    })
+}
+
+/// Makes what was put at the path.
+pub(super) fn make(editor: &mut Editor, path: &[u8], put_there: &Base) -> Result<(), Error> {
+    match put_there {
+        Base::Absent => remove(editor, path),
+        Base::Directory => directories(editor, path).map(drop),
+        Base::File { pieces } => {
+            let pieces = pieces.iter().map(piece).collect::<Result<Vec<_>, Error>>()?;
+            put(editor, path, &pieces)
+        }
+    }
 }
 
 /// What both sides know, given that the server has `theirs`: `base`, and what has arrived of what was sent.
 pub(super) fn known_base(base: &Snapshot, theirs: &Snapshot, sent: &[Sent]) -> Result<Snapshot, Error> {
     let mut known = base.edit();
-    for (path, put_there) in sent.iter().flatten() {
-        let found = theirs.find(path);
-        match (put_there, found) {
-            (Base::Absent, None) => remove(&mut known, path)?,
-            (Base::Directory, Some(node)) if theirs.is_directory(node) => drop(directories(&mut known, path)?),
-            (Base::File { pieces }, Some(node)) => {
-                let pieces = pieces.iter().map(piece).collect::<Result<Vec<_>, Error>>()?;
-                let mut alone = Snapshot::empty().edit();
-                put(&mut alone, path, &pieces)?;
-                let alone = alone.finish();
-                if alone.find(path).is_some_and(|sent| same_content(&alone, sent, theirs, node)) {
-                    put(&mut known, path, &pieces)?;
-                }
-            }
-            _ => {}
+    for (path, put_there) in sent.iter().flat_map(|save| &save.paths) {
+        if is_there(theirs, path, put_there)? {
+            make(&mut known, path, put_there)?;
         }
     }
     Ok(known.finish())
@@ -56,7 +73,7 @@ mod tests {
     }
 
     fn sent(target: &Snapshot, names: &[&[u8]]) -> Vec<Sent> {
-        vec![at_paths(target, names.iter().copied())]
+        vec![of_paths(target, names.iter().copied(), 1)]
     }
 
     #[test]

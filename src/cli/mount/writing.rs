@@ -14,6 +14,7 @@ use crate::keep::MAX_BLOCK_SIZE;
 use crate::remote::api::PublicConfig;
 use crate::remote::keep::Keep;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -113,14 +114,9 @@ fn open_journal(
 pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
     // A mount that died while it saved what another had left has noted in a journal of its own what it sent.
-    let mut sent: BTreeMap<String, Vec<Sent>> = BTreeMap::new();
+    let sent: Vec<BTreeMap<String, Vec<Sent>>> = recovered.iter().map(|found| found.sent.clone()).collect();
     let mut journals = Vec::new();
-    for found in &recovered {
-        for (uuid, saves) in &found.sent {
-            sent.entry(uuid.clone()).or_default().extend(saves.iter().cloned());
-        }
-    }
-    for found in recovered {
+    for (number, found) in recovered.into_iter().enumerate() {
         let id = found.journal.id();
         if let Some(damage) = &found.damage {
             tracing::error!(
@@ -144,7 +140,7 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
                 changes = changes.len(),
                 "an earlier mount was killed before it had saved everything: that is done now"
             );
-            let sent = sent.get(&uuid).cloned().unwrap_or_default();
+            let sent = sent_by(&sent, number, &uuid);
             let left = Arc::new(Left { changes, sent, scratch: scratch.clone() });
             // Shown before the mount is there.
             let result = supervisor.adopt_journal(&uuid, &left).await;
@@ -170,6 +166,23 @@ pub(super) async fn wait_for(tasks: &mut Vec<JoinHandle<()>>) {
     for task in tasks.drain(..) {
         let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
     }
+}
+
+/// What was sent of a collection, seen from the journal with this number: each mount counts states for itself, and a later one has
+/// begun with what this one left.
+fn sent_by(journals: &[BTreeMap<String, Vec<Sent>>], own: usize, uuid: &str) -> Vec<Sent> {
+    let mut sent = Vec::new();
+    for (number, saves) in journals.iter().enumerate() {
+        for save in saves.get(uuid).into_iter().flatten() {
+            let state = match number.cmp(&own) {
+                Ordering::Less => 0,
+                Ordering::Equal => save.state,
+                Ordering::Greater => u64::MAX,
+            };
+            sent.push(Sent { state, ..save.clone() });
+        }
+    }
+    sent
 }
 
 fn forget(journal: &Journal, uuid: &str) {

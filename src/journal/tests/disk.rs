@@ -14,6 +14,13 @@ impl Small {
         let mounted = nix::mount::mount(Some("tmpfs"), directory.path(), Some("tmpfs"), flags, Some("size=256k"));
         mounted.is_ok().then_some(Small(directory))
     }
+
+    /// Leaves no page free.
+    fn fill(&self) {
+        use std::io::Write;
+        let mut filler = std::fs::File::create(self.0.path().join("filler")).unwrap();
+        while filler.write_all(&[1; 4096]).is_ok() {}
+    }
 }
 
 impl Drop for Small {
@@ -67,10 +74,14 @@ fn what_was_settled_while_the_disk_was_full_is_noted_later() {
     let account = small.0.path().join("account");
     let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
     let first = journal.append(ONE, &file("a", &[1; 4096 * 3]), false).unwrap();
-    // Up to the last byte of its last page, so that not even a small record fits.
-    while journal.append(ONE, &file(&format!("b{}", journal.size()), &[2; 40]), false).is_ok() {
-        let _ = std::fs::write(small.0.path().join("filler"), vec![1; 1 << 20]);
-    }
+    // Up to the last byte of its last page, so that not even a small record fits when there is no other page.
+    let before = journal.size();
+    journal.append(ONE, &file("b", b"2"), false).unwrap();
+    let least = journal.size() - before;
+    let wanted = (journal.size() + least).next_multiple_of(4096) - journal.size();
+    journal.append(ONE, &file(&"b".repeat((wanted - least) as usize + 1), b"2"), false).unwrap();
+    assert_eq!(journal.size() % 4096, 0);
+    small.fill();
     let error = journal.settled(ONE, first).unwrap_err();
     assert_eq!(error.errno(), libc::ENOSPC);
     std::fs::remove_file(small.0.path().join("filler")).unwrap();

@@ -62,17 +62,21 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn record() -> impl Strategy<Value = Record<'static>> {
-    let change =
-        (operation(), bases(), moment()).prop_map(|(operation, bases, time)| Change { operation, bases, time });
+    let change = (operation(), bases(), moment(), any::<u64>()).prop_map(|(operation, bases, time, state)| Change {
+        operation,
+        bases,
+        time,
+        state,
+    });
     prop_oneof![
         4 => (any::<u64>(), "[a-z0-9-]{1,10}", change).prop_map(|(sequence, collection, change)| Record::Change {
             sequence: Sequence(sequence),
             collection: collection.into(),
             change: Cow::Owned(change),
         }),
-        1 => ("[a-z0-9-]{1,10}", bases()).prop_map(|(collection, paths)| Record::Sent {
+        1 => ("[a-z0-9-]{1,10}", bases(), any::<u64>()).prop_map(|(collection, paths, state)| Record::Sent {
             collection: Cow::Owned(collection),
-            paths,
+            save: Cow::Owned(Sent { state, paths, has_arrived: false }),
         }),
         1 => "[a-z0-9-]{1,10}".prop_map(|collection| Record::Arrived { collection: Cow::Owned(collection) }),
         1 => (any::<u64>(), "[a-z0-9-]{1,10}").prop_map(|(up_to, collection)| Record::Settled {

@@ -110,6 +110,12 @@ pub(super) fn is_signed_throughout(text: &str) -> bool {
     tokens.all(|token| token.contains("+A") || token.starts_with(&manifest::EMPTY_BLOCK[..32]))
 }
 
+/// Whether there is a block that nobody is given a signature for: one whose name is not in lower case.
+pub(super) fn has_unsignable(text: &str) -> bool {
+    let mut tokens = text.split([' ', '\n']).filter(|token| is_locator(token));
+    tokens.any(|token| token[..32].bytes().any(|byte| byte.is_ascii_uppercase()))
+}
+
 fn check_signatures(
     text: &str,
     session: &Session,

@@ -118,6 +118,9 @@ impl Call<'_> {
             return Ok(None);
         }
         let stored = self.manifest_text(current.text("manifest"))?;
+        if content::has_unsignable(&stored) {
+            return Ok(None);
+        }
         let replaced = replace_files::replace_files(Some(&stored), &edits.0, given, |_| Err(()));
         match replaced {
             Ok(replaced) if !replaced.ambiguous => {
