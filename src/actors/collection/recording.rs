@@ -26,7 +26,7 @@ use std::sync::Arc;
 const INLINE: u64 = 64 << 10;
 
 /// Writes down what is at the touched paths. `files` are written down although they are open for writing; others that are
-/// open are left out, for nobody was promised anything of them. `number`: that of the state.
+/// open are left out, for nobody was promised anything of what is being written to them. `number`: that of the state.
 pub(super) async fn record(
     journal: &Arc<Journal>,
     uuid: &str,
@@ -71,7 +71,8 @@ async fn of_path(
     };
     let is_directory = mine.is_directory(now);
     let same_kind = before.is_some_and(|before| base.is_directory(before) == is_directory);
-    if (before.is_some() && !same_kind) || depth == Depth::Tree {
+    let replaces = (before.is_some() && !same_kind) || depth == Depth::Tree;
+    if replaces {
         changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
     }
     let mut pending = vec![(path.to_vec(), now)];
@@ -95,7 +96,8 @@ async fn of_path(
         }
         let number = state.number(node);
         let content = match state.draft(number) {
-            Some(draft) if draft.is_open() && !files.contains(&number) => continue,
+            // Where it came to this name only now, no earlier record has what was promised of it.
+            Some(draft) if draft.is_open() && !files.contains(&number) && !replaces => continue,
             Some(draft) => draft.file.persist(INLINE, durable).await?,
             None => stored(mine, node),
         };
