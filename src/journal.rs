@@ -169,12 +169,18 @@ impl Journal {
     /// Errors: [`Error::Full`], [`Error::NoRoom`], [`Error::Disk`]: nothing was written, what was before is untouched.
     /// [`Error::NotDurable`]: written, but the disk does not confirm it.
     pub fn append(&self, collection: &str, change: &Change, durable: bool) -> Result<Sequence, Error> {
+        self.append_together(collection, std::slice::from_ref(change), durable)
+    }
+
+    /// As [`Journal::append`], for changes that belong together: after a crash all of them are there or none. Returns the last
+    /// one's sequence.
+    pub fn append_together(&self, collection: &str, changes: &[Change], durable: bool) -> Result<Sequence, Error> {
         let (sequence, file) = {
             let mut log = self.log();
             if durable {
                 log.regain_trust()?;
             }
-            (log.append(collection, change)?, log.file())
+            (log.append(collection, changes)?, log.file())
         };
         if durable {
             self.confirm(&file, Some(sequence))?;

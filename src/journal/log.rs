@@ -12,7 +12,7 @@
 use super::change::{Change, Operation, Sent, Sequence};
 use super::error::Error;
 use super::place;
-use super::record::{Record, decode, encode};
+use super::record::{Record, decode, encode, encode_together};
 use super::replay::{Files, Pending};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -179,11 +179,21 @@ impl Log {
         self.folder.join(FILE)
     }
 
-    /// Writes a change down.
-    pub(super) fn append(&mut self, collection: &str, change: &Change) -> Result<Sequence, Error> {
-        let sequence = Sequence(self.last.0 + 1);
-        let record = Record::Change { sequence, collection: collection.into(), change: Cow::Borrowed(change) };
-        let bytes = encode(&record)?;
+    /// Writes changes down, all or none. Returns the sequence of the last one.
+    pub(super) fn append(&mut self, collection: &str, changes: &[Change]) -> Result<Sequence, Error> {
+        if changes.is_empty() {
+            return Ok(self.last);
+        }
+        let sequences = (self.last.0 + 1..).map(Sequence);
+        let records: Vec<_> = sequences
+            .zip(changes)
+            .map(|(sequence, change)| Record::Change {
+                sequence,
+                collection: collection.into(),
+                change: Cow::Borrowed(change),
+            })
+            .collect();
+        let bytes = encode_together(&records)?;
         let size = bytes.len() as u64;
         let fits = |length: u64| length.saturating_add(size) <= self.limit;
         // Only where that makes enough room: else a full log would be written anew for each change that is refused.
@@ -193,22 +203,25 @@ impl Log {
         if self.length.saturating_add(size) > self.limit {
             return Err(Error::Full { folder: self.folder.clone(), limit: self.limit });
         }
-        // Also a failed append uses its number up: a rest of it may be in the file.
-        self.last = sequence;
+        // Also a failed append uses its numbers up: a rest of it may be in the file.
+        let first = self.last.0 + 1;
+        self.last = Sequence(self.last.0 + changes.len() as u64);
         self.pay();
         self.write(&bytes)?;
         let entry = self.collections.entry(collection.to_owned()).or_default();
-        let written = Entry::of(change, size);
-        written.backing.into_iter().for_each(|number| *self.backings.entry(number).or_default() += 1);
-        for earlier in entry.files.supersedes(sequence, &change.operation) {
-            if let Some(earlier) = entry.records.remove(&earlier) {
-                self.dead += earlier.size;
-                forget(&mut self.backings, &earlier);
+        for (sequence, change) in (first..).map(Sequence).zip(changes) {
+            let written = Entry::of(change, size / changes.len() as u64);
+            written.backing.into_iter().for_each(|number| *self.backings.entry(number).or_default() += 1);
+            for earlier in entry.files.supersedes(sequence, &change.operation) {
+                if let Some(earlier) = entry.records.remove(&earlier) {
+                    self.dead += earlier.size;
+                    forget(&mut self.backings, &earlier);
+                }
             }
+            entry.records.insert(sequence, written);
         }
-        entry.records.insert(sequence, written);
         self.tidy();
-        Ok(sequence)
+        Ok(self.last)
     }
 
     /// Takes note that the server has all up to this sequence.

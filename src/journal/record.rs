@@ -5,7 +5,7 @@
 //! | 4 | the mark: `0xFF` and `JR1` |
 //! | 4 | length of the text, little-endian |
 //! | 4 | CRC-32 of these length bytes and the text, little-endian |
-//! | length | the text: JSON |
+//! | length | the text: JSON, a record or a list of them |
 //!
 //! `0xFF` is never a byte of UTF-8, so the mark is not in any text: after damage, the next record is at the next mark
 //! whose checksum holds. A checksum is enough, because this is about accidents: who could forge a record owns the files anyway.
@@ -50,7 +50,7 @@ pub enum Record<'r> {
 /// What could be read of a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
-    /// In order, with their size in the log, in bytes.
+    /// In order, with their size in the log, in bytes; those that were written together have the mean of theirs.
     pub records: Vec<(Record<'static>, u64)>,
     /// Parts that are no records, in bytes from the beginning, in order.
     pub damage: Vec<Range<usize>>,
@@ -58,8 +58,17 @@ pub struct Decoded {
 
 /// The bytes of a record.
 pub fn encode(record: &Record<'_>) -> Result<Vec<u8>, Error> {
+    frame(record)
+}
+
+/// The bytes of records of which all are in the log or none, whenever the process dies: they share one checksum.
+pub fn encode_together(records: &[Record<'_>]) -> Result<Vec<u8>, Error> {
+    if let [record] = records { encode(record) } else { frame(records) }
+}
+
+fn frame(text: &(impl Serialize + ?Sized)) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0; HEADER];
-    serde_json::to_writer(&mut bytes, record)?;
+    serde_json::to_writer(&mut bytes, text)?;
     let length = bytes.len() - HEADER;
     let length = u32::try_from(length).map_err(|_| Error::TooLarge { length })?;
     bytes[..4].copy_from_slice(&MARK);
@@ -81,8 +90,9 @@ pub fn decode(bytes: &[u8]) -> Decoded {
     let mut decoded = Decoded::default();
     let mut at = 0;
     while at < bytes.len() {
-        if let Some((record, size)) = first(&bytes[at..]) {
-            decoded.records.push((record, size as u64));
+        if let Some((records, size)) = first(&bytes[at..]) {
+            let each = (size / records.len().max(1)) as u64;
+            decoded.records.extend(records.into_iter().map(|record| (record, each)));
             at += size;
             continue;
         }
@@ -97,8 +107,8 @@ pub fn decode(bytes: &[u8]) -> Decoded {
     decoded
 }
 
-/// The record that `bytes` begins with, and its size.
-fn first(bytes: &[u8]) -> Option<(Record<'static>, usize)> {
+/// The record that `bytes` begins with, or those that were written together, and their size.
+fn first(bytes: &[u8]) -> Option<(Vec<Record<'static>>, usize)> {
     let (header, rest) = bytes.split_at_checked(HEADER)?;
     let length = header[4..8].try_into().ok().map(u32::from_le_bytes)?;
     let sum = header[8..].try_into().ok().map(u32::from_le_bytes)?;
@@ -107,5 +117,9 @@ fn first(bytes: &[u8]) -> Option<(Record<'static>, usize)> {
     if header[..4] != MARK || checksum(&header[4..8], text) != sum {
         return None;
     }
-    Some((serde_json::from_slice(text).ok()?, HEADER + length))
+    let records = match text.first() {
+        Some(b'[') => serde_json::from_slice(text).ok()?,
+        _ => vec![serde_json::from_slice(text).ok()?],
+    };
+    Some((records, HEADER + length))
 }

@@ -240,6 +240,24 @@ fn our_own_commit_does_not_look_like_another_clients() {
 }
 
 #[test]
+fn changes_that_belong_together_are_there_all_or_none() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let renamed = [change(Operation::Remove { path: "from".into() }), file("to", b"1")];
+    journal.append(ONE, &file("from", b"1"), false).unwrap();
+    let before = journal.size();
+    journal.append_together(ONE, &renamed, false).unwrap();
+    let (after, log) = (journal.size(), journal.folder().join(log::FILE));
+    let folder = kill(journal);
+    let whole = std::fs::read(&log).unwrap();
+    for length in before..=after {
+        std::fs::write(&log, &whole[..length as usize]).unwrap();
+        let pending = Contents::read(&folder).unwrap().pending;
+        assert_eq!(pending.collections[ONE].len(), if length == after { 3 } else { 1 });
+    }
+}
+
+#[test]
 fn a_save_that_may_have_arrived_is_told_to_the_next_mount() {
     let (_directory, account) = account();
     let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();

@@ -31,13 +31,29 @@ pub struct Writer {
     pub draft: Arc<Draft>,
     /// Writes go to the end, whatever offset the front end gives.
     pub append: bool,
-    /// Something was written through it that no `flush` has asked to be saved.
+    /// Something was written through it.
     pub has_written: AtomicBool,
-    /// The file was made with it, and no `flush` has come since.
+    /// The file's generation up to which a `flush` has ended well. Not when it begins: copies of a handle are closed side by side (a
+    /// process that is started closes its own), and the close of each promises what the last write has brought.
+    pub flushed: AtomicU64,
+    /// The file was made with it, and no `flush` has ended well since.
     pub is_new: AtomicBool,
 }
 
 impl Writer {
+    /// Is there anything of this handle that no `flush` has answered for?
+    pub fn is_unflushed(&self) -> bool {
+        self.has_written.load(Ordering::Acquire) && self.flushed.load(Ordering::Acquire) != self.draft.file.generation()
+    }
+
+    /// A `flush` has ended well that began when the file had this generation.
+    pub fn was_flushed(&self, generation: u64) {
+        self.is_new.store(false, Ordering::Release);
+        if self.has_written.load(Ordering::Acquire) {
+            self.flushed.store(generation, Ordering::Release);
+        }
+    }
+
     /// Where a write goes; `pages` as in [`crate::vfs::FileSystem::write`].
     pub fn place(&self, offset: u64, pages: bool) -> Place {
         if self.append && !pages { Place::End } else { Place::At(offset) }

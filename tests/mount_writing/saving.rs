@@ -294,3 +294,21 @@ fn what_another_client_added_is_visible_in_a_second_and_kept() {
     append(&path.join("a"), b" and more").unwrap();
     assert!(fixture.server_has("from_elsewhere", b"theirs") && fixture.server_has("a", b"first and more"));
 }
+
+/// A process that is started while a file is open closes its copy of the descriptor, beside whoever else does.
+#[test]
+fn close_waits_for_the_save_that_the_close_of_a_copy_has_begun() {
+    let fixture = Fixture::old(&QUIET);
+    let slow = json!([{"method": ["PUT", "PATCH"], "path": "/collections/", "delay": 1.0}]);
+    let mut file = File::create(fixture.path().join("new")).unwrap();
+    file.write_all(b"content").unwrap();
+    fixture.control("faults", json!({"api": slow}));
+    let copy = file.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || close(copy).unwrap());
+        // Until the save is under way.
+        std::thread::sleep(Duration::from_millis(300));
+        close(file).unwrap();
+        assert!(fixture.server_has("new", b"content"), "closed and not saved");
+    });
+}

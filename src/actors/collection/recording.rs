@@ -25,7 +25,8 @@ use std::sync::Arc;
 /// more than the bytes.
 const INLINE: u64 = 64 << 10;
 
-/// Writes down what is at the touched paths. `files` are written down although they are open for writing; others that are
+/// Writes down what is at the touched paths, all together: of a file that was moved, one of its places is among them in any case.
+/// `files` are written down although they are open for writing; others that are
 /// open are left out, for nobody was promised anything of what is being written to them. `number`: that of the state.
 pub(super) async fn record(
     journal: &Arc<Journal>,
@@ -39,13 +40,10 @@ pub(super) async fn record(
     for (path, depth) in touched.iter() {
         of_path(state, path, depth, files, durable, &mut changes).await?;
     }
+    changes.iter_mut().for_each(|change: &mut Change| change.state = number);
     let (journal, uuid) = (journal.clone(), uuid.to_owned());
     let work = tokio::task::spawn_blocking(move || {
-        let mut last = None;
-        for mut change in changes {
-            change.state = number;
-            last = Some(journal.append(&uuid, &change, false)?);
-        }
+        let last = if changes.is_empty() { None } else { Some(journal.append_together(&uuid, &changes, false)?) };
         if durable {
             journal.sync()?;
         }

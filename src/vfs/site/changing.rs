@@ -24,7 +24,7 @@ use crate::vfs::{Access, AtOnce, Change, Entry, Error, Handle, Inode, Opened, Pa
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How often a move is tried while somebody may just be closing what is moved: for half a second.
@@ -199,6 +199,7 @@ impl Site {
             draft,
             append: access.append,
             has_written: AtomicBool::new(false),
+            flushed: AtomicU64::new(u64::MAX),
             is_new: AtomicBool::new(is_new),
         });
         let inode = Inode::new(object.slot, applied.number);
@@ -302,26 +303,20 @@ impl Site {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         let Open::File(file) = open.as_ref() else { return Ok(()) };
         let Content::Collection { cell, .. } = &file.object.content else { return Ok(()) };
+        let generation = file.writer.as_ref().map(|writer| writer.draft.file.generation());
         let (files, need) = match &file.writer {
-            Some(writer) if writer.has_written.swap(false, Ordering::AcqRel) => {
-                writer.is_new.store(false, Ordering::Release);
-                (Files::One(file.inode.number()), need)
-            }
+            Some(writer) if writer.is_unflushed() => (Files::One(file.inode.number()), need),
             Some(_) if always => (Files::One(file.inode.number()), need),
             // `echo x > f` closes a copy before its first write: the server need not hear of the empty file yet.
-            Some(writer) if writer.is_new.swap(false, Ordering::AcqRel) => {
-                (Files::One(file.inode.number()), Need::Journal)
-            }
+            Some(writer) if writer.is_new.load(Ordering::Acquire) => (Files::One(file.inode.number()), Need::Journal),
             _ if always && self.can_change() && cell.kind() == CollectionKind::Mutable => (Files::None, need),
             _ => return Ok(()),
         };
-        let result = self.supervisor.save(cell, files, need).await;
-        if result.is_err()
-            && let Some(writer) = &file.writer
-        {
-            writer.has_written.store(true, Ordering::Release);
+        self.supervisor.save(cell, files, need).await.map_err(gone_is_stale)?;
+        if let (Some(writer), Some(generation)) = (&file.writer, generation) {
+            writer.was_flushed(generation);
         }
-        result.map(drop).map_err(gone_is_stale)
+        Ok(())
     }
 
     pub(super) async fn flush_file(&self, handle: Handle) -> Result<(), Error> {
