@@ -355,7 +355,9 @@ impl Commit {
             if self.aside.covers(&path) {
                 continue;
             }
-            if !draft.is_open() || self.promised.contains(number) {
+            // What was written and closed since the save began is another save's: it is not among what is sent.
+            let is_taken = self.touched.covers(&path);
+            if is_taken && (!draft.is_open() || self.promised.contains(number)) {
                 due.push((path, *number, node, draft));
                 continue;
             }

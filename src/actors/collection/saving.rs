@@ -172,7 +172,9 @@ struct Writing {
     is_durable: bool,
     is_running: bool,
     /// Up to which change the records up to a sequence tell.
-    marks: Vec<(u64, Sequence)>,
+    marks: Vec<(u64, Sequence, Touched)>,
+    /// What the last save has left out because it was half written. A record of such a path may tell of what was promised before.
+    left: Touched,
     /// The last record.
     last: Option<Sequence>,
     /// The last record that may be settled while something is set aside: after it all of that was written down again.
@@ -424,6 +426,7 @@ impl CollectionActor {
             let (left, error) = self.adopt_saved(saved, &taken);
             problem = error;
             self.local.touched.extend(&left);
+            self.local.journal.left = left;
             if reach == Reach::Mixed {
                 // Others are in what the server has now: it must be fetched before the next save.
                 self.local.text = None;
@@ -680,7 +683,7 @@ impl CollectionActor {
             let answer = match result {
                 Ok(sequence) => {
                     if let Some(sequence) = sequence {
-                        actor.local.journal.marks.push((change, sequence));
+                        actor.local.journal.marks.push((change, sequence, again));
                         actor.local.journal.last = Some(sequence);
                         if superseded.is_some() && actor.local.aside.paths() == aside {
                             actor.local.journal.expendable = superseded;
@@ -711,11 +714,15 @@ impl CollectionActor {
         let saved = self.local.saved;
         let is_all_saved = self.local.aside.is_empty() && self.local.brought_back <= saved;
         let expendable = self.local.journal.expendable;
-        let is_settled = |(change, sequence): &(u64, Sequence)| {
-            *change <= saved && (is_all_saved || expendable.is_some_and(|expendable| *sequence <= expendable))
+        let Writing { marks, left, .. } = &mut self.local.journal;
+        let is_left = |(_, _, touched): &&(u64, Sequence, Touched)| touched.iter().any(|(path, _)| left.covers(path));
+        let kept = marks.iter().filter(is_left).map(|(_, sequence, _)| *sequence).min();
+        let is_settled = |(change, sequence, _): &(u64, Sequence, Touched)| {
+            *change <= saved
+                && kept.is_none_or(|kept| *sequence < kept)
+                && (is_all_saved || expendable.is_some_and(|expendable| *sequence <= expendable))
         };
-        let marks = &mut self.local.journal.marks;
-        let reached = marks.iter().copied().filter(is_settled).map(|(_, sequence)| sequence).max();
+        let reached = marks.iter().filter(|mark| is_settled(mark)).map(|(_, sequence, _)| *sequence).max();
         if let Some(sequence) = reached {
             marks.retain(|mark| !is_settled(mark));
             if let Err(error) = journal.settled(self.cell.key(), sequence) {
