@@ -312,3 +312,23 @@ fn close_waits_for_the_save_that_the_close_of_a_copy_has_begun() {
         assert!(fixture.server_has("new", b"content"), "closed and not saved");
     });
 }
+
+/// Before the write under way nothing has brought the file to its new name on the server, and the save leaves it out.
+#[test]
+fn move_that_was_promised_outlives_a_save_that_leaves_the_file_out_because_it_is_being_written() {
+    let mut fixture = Fixture::old(&[&QUIET[..], &["--sync=fsync"]].concat());
+    let path = fixture.path();
+    fs::rename(path.join("a"), path.join("moved")).unwrap();
+    let mut half_written = File::options().append(true).open(path.join("moved")).unwrap();
+    half_written.write_all(b", more").unwrap();
+    let mut other = File::create(path.join("other")).unwrap();
+    other.write_all(b"other").unwrap();
+    other.sync_all().unwrap();
+    assert!(fixture.server_has("other", b"other"));
+    fixture.writer.kill();
+    drop((half_written, other));
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    let found = fs::read(fixture.path().join("moved")).unwrap();
+    assert!(found.starts_with(b"first"), "{}", String::from_utf8_lossy(&found));
+}
