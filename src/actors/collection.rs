@@ -32,7 +32,7 @@ use crate::actors::{Environment, Error, MAILBOX, news};
 use crate::dirty::Scratch;
 use crate::journal::{Change, Sent, Sequence};
 use crate::remote::api::{Collection, Record};
-use crate::tree::Snapshot;
+use crate::tree::{Snapshot, diff};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -194,13 +194,15 @@ impl CollectionActor {
             && known.as_ref().is_some_and(|known| {
                 known.marks != self.cell.marks() && foreign.as_deref() != Some(known.portable_data_hash())
             });
-        let whole = std::mem::take(&mut self.needs_whole) || is_news;
+        let is_partial = known.as_ref().is_some_and(|known| !known.base.is_whole);
+        let whole = std::mem::take(&mut self.needs_whole) || is_news || is_partial;
         let fetch = Fetch {
             environment: self.environment.clone(),
             id: self.cell.key().clone(),
             marks: self.cell.marks(),
             known,
             whole,
+            keep: self.local.refusals > 0,
         };
         let work = Work::start(&self.environment.network, format!("collection {}", fetch.id), fetch.run());
         context
@@ -225,7 +227,7 @@ impl CollectionActor {
             Err(error) => match self.cell.load() {
                 Some(old) => {
                     tracing::warn!(collection = self.cell.key(), %error, "cannot refresh: showing what it was");
-                    if self.local.refusals > 0 {
+                    if self.local.refusals > 0 || !old.base.is_whole {
                         self.local.refusals = 0;
                         self.save_failed(error, context);
                     }
@@ -258,7 +260,13 @@ impl CollectionActor {
         let current = self.cell.load();
         let (current, content) = match (current, content) {
             (None, Some(content)) => {
-                let base = Base { record: record.clone(), snapshot: content.snapshot.clone(), is_own: false, is_sound };
+                let base = Base {
+                    record: record.clone(),
+                    snapshot: content.snapshot.clone(),
+                    is_whole: true,
+                    is_own: false,
+                    is_sound,
+                };
                 let state = CollectionState {
                     numbers: Numbers::first(record.modified_at),
                     record,
@@ -278,11 +286,12 @@ impl CollectionActor {
         };
         let mut next = (*current).clone();
         (next.fetched, next.marks, next.interval) = (at, marks, interval);
-        let is_same = record.portable_data_hash == current.base.record.portable_data_hash;
         let was = &current.base;
+        let is_same = was.is_whole && record.portable_data_hash == was.record.portable_data_hash;
         let base = |snapshot: Snapshot| {
             let is_own = is_same && was.is_own;
-            Arc::new(Base { record: record.clone(), snapshot, is_own, is_sound: is_sound || (is_same && was.is_sound) })
+            let is_sound = is_sound || (is_same && was.is_sound);
+            Arc::new(Base { record: record.clone(), snapshot, is_whole: true, is_own, is_sound })
         };
         let Some(content) = content else {
             next.base = base(was.snapshot.clone());
@@ -303,6 +312,13 @@ impl CollectionActor {
         }
         if !is_known_to_be_ours(&record, &current) {
             self.local.guard.saw_others(Instant::now());
+        }
+        if !was.is_whole
+            && record.portable_data_hash == was.record.portable_data_hash
+            && diff(&was.snapshot, &content.snapshot).is_empty()
+        {
+            // The text was another one than we thought, and nobody else is in it.
+            self.local.guard.was_mispredicted();
         }
         self.local.text = None;
         next.base = base(content.snapshot.clone());
@@ -362,7 +378,7 @@ impl CollectionActor {
     fn look_soon(&mut self, context: &mut Context<Self>) {
         let pause = PACE.saturating_sub(self.fetched.elapsed()).max(JITTER.mul_f64(rand::random()));
         context.run_later(pause, |actor, context| {
-            if actor.cell.load().is_some_and(|state| actor.cell.marks() != state.marks) {
+            if !actor.yields() && actor.cell.load().is_some_and(|state| actor.cell.marks() != state.marks) {
                 actor.fetch(context);
             }
         });
@@ -452,7 +468,7 @@ fn is_known_to_be_ours(record: &Record<Collection>, state: &CollectionState) -> 
 /// What is not as it was, for front ends.
 fn changes_between(old: &CollectionState, new: &CollectionState) -> Vec<news::Change> {
     let mut changes = Vec::new();
-    for change in crate::tree::diff(&old.snapshot, &new.snapshot) {
+    for change in diff(&old.snapshot, &new.snapshot) {
         let (above, name) = match change.path.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&change.path[..slash], &change.path[slash + 1..]),
             None => (&b""[..], &change.path[..]),
@@ -478,6 +494,8 @@ struct Fetch {
     known: Option<Arc<CollectionState>>,
     /// The manifest too, whatever the record says.
     whole: bool,
+    /// It is what the next save is based on, and others save here: ask for old versions to be kept, before it is read.
+    keep: bool,
 }
 
 /// What a look at the server has brought.
@@ -508,7 +526,10 @@ impl Fetch {
             }
         }
         let mut manifest = Vec::new();
-        let record = self.environment.api.collection(&self.id, &[], Some(&mut manifest)).await?;
+        let record = match self.keep {
+            true => commit::read_kept(&self.environment, &self.id, &[], Some(&mut manifest)).await?,
+            false => self.environment.api.collection(&self.id, &[], Some(&mut manifest)).await?,
+        };
         let parse = tokio::task::spawn_blocking(move || self.parse(record, manifest, at));
         parse.await.map_err(|error| Error::Failed(format!("parsing a manifest: {error}")))?
     }
@@ -566,7 +587,8 @@ impl CollectionActor {
         let now = chrono::Utc::now();
         let fields = Collection { modified_at: Some(now), ..Collection::default() };
         let record = Arc::new(Record { fields, raw: Default::default() });
-        let base = Base { record: record.clone(), snapshot: Snapshot::empty(), is_own: true, is_sound: false };
+        let base =
+            Base { record: record.clone(), snapshot: Snapshot::empty(), is_whole: true, is_own: true, is_sound: false };
         self.local.keep(&self.cell);
         self.publish(CollectionState {
             numbers: Numbers::first(Some(now)),
@@ -605,6 +627,7 @@ impl CollectionActor {
         next.base = Arc::new(Base {
             record: was.record.clone(),
             snapshot: replayed.base,
+            is_whole: true,
             is_own: false,
             is_sound: was.is_sound,
         });
@@ -634,6 +657,7 @@ impl Handler<Recover> for CollectionActor {
             next.base = Arc::new(Base {
                 record: state.base.record.clone(),
                 snapshot: theirs.clone(),
+                is_whole: true,
                 is_own: false,
                 is_sound: state.base.is_sound,
             });

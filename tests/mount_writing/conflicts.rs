@@ -165,6 +165,23 @@ fn change_of_another_path_is_merged() {
     assert_eq!((files["a"].as_slice(), files["d/b"].as_slice()), (&b"theirs"[..], &b"mine"[..]));
 }
 
+/// Nothing told this mount of the other file but the answer to its own save.
+#[test]
+fn what_others_had_saved_before_an_unguarded_save_shows() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&[&QUIET[..], &["--commit-guard=none"]].concat());
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    fixture.client.put_files(&fixture.made.uuid, &[("theirs", b"theirs")]);
+    save(&path.join("mine"), b"mine").unwrap();
+    until("theirs to show", || names(&path) == ["a", "d", "mine", "theirs"]);
+    assert_eq!(fs::read(path.join("theirs")).unwrap(), b"theirs");
+    save(&path.join("mine"), b"mine again").unwrap();
+    assert!(fixture.server_has("mine", b"mine again") && fixture.server_has("theirs", b"theirs"));
+}
+
 #[test]
 fn file_deleted_here_and_changed_there_is_kept_as_a_copy() {
     let fixture = changed_behind_its_back(&[], b"theirs");

@@ -11,7 +11,7 @@
 //! It works on the state that was published when it began and changes nothing itself: what came of it goes back to the actor.
 
 use crate::actors::collection::draft::Draft;
-use crate::actors::collection::guard::{self, Conditions, Plan};
+use crate::actors::collection::guard::{self, CommitGuard, Conditions, Plan};
 use crate::actors::collection::state::{Base, CollectionState};
 use crate::actors::collection::{CollectionCell, SUMMARY, Writing, sent};
 use crate::actors::{Environment, Error};
@@ -20,7 +20,7 @@ use crate::journal::Sent;
 use crate::keep::PortableDataHash;
 use crate::keep::manifest::Form;
 use crate::remote;
-use crate::remote::api::{Collection, CollectionUpdate, Record};
+use crate::remote::api::{Collection, CollectionUpdate, ManifestSink, Record};
 use crate::remote::retry;
 use crate::tree::commit::{Depth, Edits, GoText, Parts, Prediction, Touched, edits, graft};
 use crate::tree::{NodeId, Snapshot, same_content};
@@ -161,9 +161,7 @@ impl Commit {
         let touched = self.touched.clone();
         let mut edits = match self.edits(&base, &target.snapshot, &touched) {
             Some(edits) if edits.is_empty() => {
-                let Base { record, is_own, is_sound, .. } = &*base;
-                let (record, is_own, is_sound) = (record.clone(), *is_own, *is_sound);
-                let base = Base { record, snapshot: target.snapshot.clone(), is_own, is_sound };
+                let base = Base { snapshot: target.snapshot.clone(), ..(*base).clone() };
                 progress.saved = Some(saved(base, target, Reach::NotSent));
                 return Ok(Outcome::Done);
             }
@@ -216,8 +214,10 @@ impl Commit {
             }
             match self.send(&base, &goal, &part.paths, edits).await {
                 Ok(Step::Accepted(base, reach)) => {
-                    let mixed = server.is_some_and(|(_, reach)| reach == Reach::Mixed);
-                    server = Some((Arc::new(base), if mixed { Reach::Mixed } else { reach }));
+                    server = Some((Arc::new(base), reach));
+                    if reach == Reach::Mixed {
+                        break Ok(Outcome::Refused);
+                    }
                 }
                 Ok(Step::Unacceptable(error)) => {
                     if parts.was_refused(part) {
@@ -265,7 +265,7 @@ impl Commit {
         loop {
             let mut request = self.request(base, &record, goal, edits.as_ref()).await?;
             if request.conditions.prepare && self.prepared.is_none() {
-                record = Arc::new(self.prepare().await?);
+                record = Arc::new(read_kept(&self.environment, self.cell.key(), &SUMMARY, None).await?);
                 if record.portable_data_hash != base.record.portable_data_hash {
                     return Ok(Step::Ended(Outcome::Refused));
                 }
@@ -274,9 +274,7 @@ impl Commit {
             }
             self.note(goal, touched, edits.as_ref());
             self.cell.shared().expect(&request.hash.to_string(), &base.record.portable_data_hash);
-            if !request.conditions.preserve {
-                self.cell.shared().remember(&base.record.portable_data_hash, &base.snapshot);
-            }
+            self.cell.shared().remember(&base.record.portable_data_hash, &base.snapshot);
             let api = &self.environment.api;
             let error = match api.update_collection(self.cell.key(), &request.update, None).await {
                 Ok(answer) => return Ok(self.was_accepted(answer, request, goal)),
@@ -441,14 +439,6 @@ impl Commit {
         Ok(Request { update, conditions, hash, prediction })
     }
 
-    /// From now on no change of others goes without a new version. The answer tells how things are under that condition.
-    async fn prepare(&self) -> Result<Record<Collection>, Error> {
-        let mut update = summarised();
-        update.attributes.insert("preserve_version".into(), json!(true));
-        update.repeat = retry::Repeat::Harmless;
-        Ok(self.environment.api.update_collection(self.cell.key(), &update, None).await?)
-    }
-
     /// The target with new signatures; `None` if the collection is not what it was.
     async fn renew(&self, base: &Base, target: &Target) -> Result<Option<Snapshot>, Error> {
         let mut manifest = Vec::new();
@@ -477,8 +467,8 @@ impl Commit {
             as_predicted = answer.portable_data_hash == other.hash().to_string();
             self.text = as_predicted.then_some(other);
         }
-        // Under the version with old ones kept nothing of others can be in it, whatever the text looks like.
-        let is_seen = request.conditions.preserve || request.conditions.prepare;
+        // Where the text cannot be predicted one has to rely on the version with old ones kept.
+        let is_seen = (request.conditions.preserve || request.conditions.prepare) && !self.guard.predict;
         let reach = if as_predicted || is_seen { Reach::Complete } else { Reach::Mixed };
         let is_sound = answer.preserve_version;
         self.prepared = None;
@@ -489,8 +479,39 @@ impl Commit {
         {
             tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
         }
-        Step::Accepted(Base { record: Arc::new(answer), snapshot: goal.clone(), is_own: true, is_sound }, reach)
+        let (record, snapshot, is_whole) = (Arc::new(answer), goal.clone(), reach == Reach::Complete);
+        Step::Accepted(Base { record, snapshot, is_whole, is_own: true, is_sound }, reach)
     }
+}
+
+/// How things are under the condition that no change of others goes without a new version (protocol.md 4.12): asks for that, where
+/// it is wanted and the cluster keeps versions. `select` nothing and a sink to have the manifest too.
+///
+/// The server reads a record without a lock, so its answer can be older than the change of somebody who came in that moment. Under
+/// `strict` the record is read again therefore. Otherwise it is not: what would be overwritten is kept as a version
+/// then, and the event of our save tells of it.
+pub(super) async fn read_kept(
+    environment: &Environment,
+    uuid: &str,
+    select: &[&str],
+    manifest: Option<&mut dyn ManifestSink>,
+) -> Result<Record<Collection>, Error> {
+    let api = &environment.api;
+    let guard = environment.writing.as_ref().map_or(CommitGuard::None, |writing| writing.guard);
+    let is_versioned = api.config().await?.collections.collection_versioning.unwrap_or(true);
+    if guard == CommitGuard::None || !is_versioned {
+        return Ok(api.collection(uuid, select, manifest).await?);
+    }
+    let mut update =
+        CollectionUpdate { select: select.iter().map(|name| (*name).to_owned()).collect(), ..Default::default() };
+    update.attributes.insert("preserve_version".into(), json!(true));
+    update.repeat = retry::Repeat::Harmless;
+    if guard == CommitGuard::Strict {
+        update.select = vec!["uuid".to_owned()];
+        api.update_collection(uuid, &update, None).await?;
+        return Ok(api.collection(uuid, select, manifest).await?);
+    }
+    Ok(api.update_collection(uuid, &update, manifest).await?)
 }
 
 /// A change that is answered without the manifest.

@@ -72,7 +72,7 @@ impl OpenFiles {
 struct Inner {
     /// Result and base of each save.
     saves: VecDeque<(String, String)>,
-    /// Hash and tree of the bases of the last saves that might overwrite something unseen.
+    /// Hash and tree of the bases of the last saves.
     bases: VecDeque<(String, Snapshot)>,
     overwritten: Vec<Overwritten>,
     /// The hash of the last foreign change.
@@ -93,7 +93,7 @@ impl Echoes {
         inner.saves.push_back((result.to_owned(), base.to_owned()));
     }
 
-    /// A save from this base may overwrite something unseen.
+    /// What a save starts from, in case it overwrites something unseen.
     pub(super) fn remember(&self, base: &str, snapshot: &Snapshot) {
         let mut inner = self.inner();
         if inner.bases.iter().any(|(known, _)| known == base) {

@@ -114,7 +114,7 @@ mod tests {
 
     fn base(is_own: bool, is_sound: bool) -> Base {
         let record = Arc::new(Record { fields: Collection::default(), raw: Default::default() });
-        Base { record, snapshot: Snapshot::empty(), is_own, is_sound }
+        Base { record, snapshot: Snapshot::empty(), is_whole: true, is_own, is_sound }
     }
 
     const ALONE: Plan = Plan { others: false, predict: true };

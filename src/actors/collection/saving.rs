@@ -78,8 +78,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// Refusals in a row because somebody else was faster. Each is followed by a merge and a pause that grows, so this is minutes of
 /// others saving all the time.
 const MOST_REFUSALS: u32 = 40;
-/// The longest of those pauses.
-const LONGEST_YIELD: Duration = Duration::from_millis(800);
+/// The first of those pauses is at most twice this.
+const SHORTEST_YIELD: Duration = Duration::from_millis(50);
+/// The longest of them.
+const LONGEST_YIELD: Duration = Duration::from_millis(1200);
 
 /// A request that was sent so long ago does not arrive any more: longer than proxies and servers let one wait.
 const LOST: Duration = Duration::from_secs(600);
@@ -304,7 +306,7 @@ impl CollectionActor {
 
     /// Somebody waits.
     fn save_soon(&mut self, context: &mut Context<Self>) {
-        if self.is_busy() {
+        if self.is_busy() || (self.yields() && self.local.timer.is_some()) {
             return;
         }
         let company = self.local.last.filter(|(_, waiting)| *waiting > 1 || self.local.waiters.len() > 1);
@@ -369,6 +371,11 @@ impl CollectionActor {
             context.cancel_future(timer);
         }
         let (Some(state), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
+        if !state.base.is_whole || self.yields() {
+            self.needs_whole = true;
+            self.fetch(context);
+            return;
+        }
         if self.local.touched.is_empty() {
             self.was_saved_up_to(self.local.changes, context);
             return;
@@ -431,7 +438,6 @@ impl CollectionActor {
                 // Others are in what the server has now: it must be fetched before the next save.
                 self.local.text = None;
                 self.local.guard.saw_others(Instant::now());
-                self.needs_whole = true;
                 self.fetch(context);
             }
         }
@@ -460,7 +466,6 @@ impl CollectionActor {
                     self.save_failed(Error::Contended { collection: uuid }, context);
                 } else {
                     self.needs_whole = true;
-                    self.fetch(context);
                 }
             }
             Outcome::Mispredicted => {
@@ -618,22 +623,30 @@ impl CollectionActor {
         }
     }
 
+    /// Somebody else was faster than our last save: after a pause we look what he did, and save again at once.
+    pub(super) fn yields(&self) -> bool {
+        self.local.refusals > 0 && self.needs_whole
+    }
+
     /// Goes on with what waits, after something has ended.
     pub(super) fn advance(&mut self, context: &mut Context<Self>) {
         if self.is_busy() {
             return;
         }
-        if self.refresh.is_waited_for() || self.needs_whole {
+        let refusals = self.local.refusals;
+        if self.refresh.is_waited_for() || (self.needs_whole && !self.yields()) {
             self.fetch(context);
             return;
         }
-        if self.local.refusals > 0 {
-            // Somebody was faster, and will be again if we come back in step.
-            let longest = Duration::from_millis(20).saturating_mul(1 << self.local.refusals.min(10)).min(LONGEST_YIELD);
-            let pause = longest.mul_f64(rand::random::<f64>());
-            if !self.local.waiters.is_empty() || self.has_work() {
-                self.save_in(pause, context);
-            }
+        if self.yields() {
+            // Somebody was faster, and will be again if we come back in step. The pause is before the look at what they did: what
+            // lies between that and our next save is what decides who is faster then.
+            let longest = SHORTEST_YIELD.saturating_mul(1 << refusals.min(10)).min(LONGEST_YIELD);
+            self.save_in(longest.mul_f64(rand::random_range(0.5..1.0)), context);
+            return;
+        }
+        if refusals > 0 {
+            self.save(context);
             return;
         }
         if self.local.failures == 0 {
@@ -664,8 +677,7 @@ impl CollectionActor {
         let is_all_here = self.local.brought_back <= self.local.saved;
         let aside = self.local.aside.paths();
         if let Some(snapshot) = self.local.aside.known(&state.base.snapshot) {
-            let Base { record, is_own, is_sound, .. } = &*state.base;
-            let base = Base { record: record.clone(), snapshot, is_own: *is_own, is_sound: *is_sound };
+            let base = Base { snapshot, ..(*state.base).clone() };
             state = Arc::new(CollectionState { base: Arc::new(base), ..(*state).clone() });
         }
         let superseded = pump.last.filter(|_| is_all_here && aside.iter().all(|(path, _)| touched.covers(path)));

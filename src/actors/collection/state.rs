@@ -39,9 +39,13 @@ impl Kind {
 }
 
 /// What the server has, as far as we know.
+#[derive(Clone)]
 pub struct Base {
     pub record: Arc<Record<Collection>>,
     pub snapshot: Snapshot,
+    /// The snapshot is all of it. Otherwise others are in what the record's hash stands for, and it must be fetched before anything
+    /// is saved.
+    pub is_whole: bool,
     /// It came about by a commit of ours.
     pub is_own: bool,
     /// A request with the record's version as a condition sees every change of others: the record asked for old versions to be
