@@ -8,10 +8,13 @@
 //! | file | owns |
 //! |---|---|
 //! | [`state`] | what is published |
+//! | [`fetch`] | a look at the server |
 //! | [`numbers`] | numbers of nodes that stay the same |
 //! | [`draft`] | files that are open for writing or not saved |
 //! | [`operation`] | changes to names |
-//! | [`saving`] | when what was changed is saved, and who waits for it |
+//! | [`local`] | what was changed and is not saved |
+//! | [`saving`] | when it is saved |
+//! | [`waiting`] | who waits for it |
 //! | [`commit`] | one save |
 //! | [`aside`] | paths that are not saved while others are |
 //! | [`guard`] | the conditions of a save |
@@ -20,9 +23,8 @@
 //! | [`merging`] | what others have saved |
 //! | [`finished`] | backing files that wait to be let go |
 //! | [`sent`] | saves of which it is not known whether they arrived |
+//! | [`journaling`] | when the journal is written |
 //! | [`recording`] | what the journal is told, and replaying it |
-//!
-//! Manifests are parsed on the network runtime's blocking threads, never on an arbiter: a million files take a second.
 
 use crate::actors::cell::{Cell, Keeper, Marked};
 use crate::actors::refresh::{Refresh, Reply};
@@ -41,8 +43,11 @@ mod aside;
 mod commit;
 pub mod draft;
 pub mod echo;
+mod fetch;
 pub mod finished;
 pub mod guard;
+mod journaling;
+mod local;
 pub mod merging;
 pub mod numbers;
 pub mod operation;
@@ -51,13 +56,15 @@ mod recording;
 pub mod saving;
 mod sent;
 pub mod state;
+mod waiting;
 
 pub use crate::actors::environment::Writing;
 pub use state::{CollectionState, Kind};
 
 use echo::Echoes;
+use fetch::{Fetch, Fetched};
+use local::Local;
 use numbers::Numbers;
-use saving::Local;
 use state::Base;
 
 /// What a look at the record without the manifest asks for.
@@ -85,9 +92,6 @@ const RENEW_AFTER: f64 = 0.75;
 const RENEW_PAUSE: Duration = Duration::from_secs(2);
 /// And a timer does not run for longer: clocks are set, machines sleep.
 const LONGEST_TIMER: Duration = Duration::from_secs(3600);
-
-/// What took long to fetch is looked at less often: at most a tenth of the time goes into it.
-const RELUCTANCE: u32 = 10;
 
 /// Between two looks at a collection that events speak of all the time. A change shows one second plus one look later.
 const PACE: Duration = Duration::from_millis(600);
@@ -484,79 +488,6 @@ fn changes_between(old: &CollectionState, new: &CollectionState) -> Vec<news::Ch
         }
     }
     changes
-}
-
-/// One look at the server.
-struct Fetch {
-    environment: Arc<Environment>,
-    id: String,
-    marks: u64,
-    known: Option<Arc<CollectionState>>,
-    /// The manifest too, whatever the record says.
-    whole: bool,
-    /// It is what the next save is based on, and others save here: ask for old versions to be kept, before it is read.
-    keep: bool,
-}
-
-/// What a look at the server has brought.
-struct Fetched {
-    record: Record<Collection>,
-    content: Option<FetchedContent>,
-    known: Option<Arc<CollectionState>>,
-    marks: u64,
-    at: Instant,
-    interval: Duration,
-}
-
-struct FetchedContent {
-    snapshot: Snapshot,
-    /// The numbers of its nodes if it follows what was known.
-    numbers: Option<Numbers>,
-    expiry: Option<SystemTime>,
-}
-
-impl Fetch {
-    async fn run(self) -> Result<Fetched, Error> {
-        let at = Instant::now();
-        if let Some(known) = self.known.as_ref().filter(|_| !self.whole) {
-            let record = self.environment.api.collection(&self.id, &SUMMARY, None).await?;
-            if record.portable_data_hash == known.base.record.portable_data_hash {
-                let interval = known.interval;
-                return Ok(Fetched { record, content: None, known: self.known, marks: self.marks, at, interval });
-            }
-        }
-        let mut manifest = Vec::new();
-        let record = match self.keep {
-            true => commit::read_kept(&self.environment, &self.id, &[], Some(&mut manifest)).await?,
-            false => self.environment.api.collection(&self.id, &[], Some(&mut manifest)).await?,
-        };
-        let parse = tokio::task::spawn_blocking(move || self.parse(record, manifest, at));
-        parse.await.map_err(|error| Error::Failed(format!("parsing a manifest: {error}")))?
-    }
-
-    fn parse(self, record: Record<Collection>, manifest: Vec<u8>, at: Instant) -> Result<Fetched, Error> {
-        let wrong = |problem: String| Error::Manifest { collection: self.id.clone(), problem };
-        let text = String::from_utf8(manifest).map_err(|error| wrong(format!("the manifest is not UTF-8: {error}")))?;
-        let snapshot = Snapshot::parse(&text).map_err(|error| wrong(error.to_string()))?;
-        let expiry = first_expiry(&text);
-        drop(text);
-        let is_other = |known: &&Arc<CollectionState>| known.portable_data_hash() != record.portable_data_hash;
-        let numbers = self
-            .known
-            .as_ref()
-            .filter(is_other)
-            .map(|known| known.numbers.carry(&known.snapshot, &snapshot, record.modified_at));
-        let interval = self.environment.refresh.max(at.elapsed() * RELUCTANCE);
-        let content = Some(FetchedContent { snapshot, numbers, expiry });
-        Ok(Fetched { record, content, known: self.known, marks: self.marks, at, interval })
-    }
-}
-
-/// The end of the first signature in a manifest. The server signs all blocks of an answer at once, with one time.
-fn first_expiry(manifest: &str) -> Option<SystemTime> {
-    let hint = manifest.split([' ', '\n']).find_map(|token| token.split('+').find(|hint| hint.starts_with('A')))?;
-    let seconds = u64::from_str_radix(hint.split_once('@')?.1, 16).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 impl Actor for CollectionActor {

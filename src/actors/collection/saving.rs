@@ -1,4 +1,4 @@
-//! When what was changed here is saved, and who waits for it.
+//! When what was changed here is saved.
 //!
 //! Changes are counted. A save takes all that there is when it begins, so whoever waits for change 7 is served by the first save that
 //! began after it, together with everybody else: closes that come while a save is under way share the next one. Where several
@@ -6,25 +6,19 @@
 //!
 //! Only one thing at a time is done for a collection: a save, a look at the server, or a merge. Each starts from the state that is
 //! published then and ends in a handler, so none can undo what another did meanwhile. Readers notice nothing of it.
-//!
-//! The journal is written in the same manner: one task at a time writes down, for the paths that were touched, what they are *now*,
-//! so any number of changes to a path that wait for the journal are one record, and the order of records needs no further
-//! thought. What is in the journal is marked as settled there when a save that began later has ended. What is set aside
-//! ([`aside`](super::aside)) is written down again then, for its records would go with the others.
 
 use crate::actors::Error;
-use crate::actors::collection::aside::{self, Aside, Reason};
+use crate::actors::collection::CollectionActor;
+use crate::actors::collection::aside::Reason;
 use crate::actors::collection::commit::{Blamed, Commit, Ended, Outcome, Reach};
-use crate::actors::collection::guard::Guard;
-use crate::actors::collection::state::{Base, CollectionState, Kind};
-use crate::actors::collection::{CollectionActor, CollectionCell, recording};
+use crate::actors::collection::state::{CollectionState, Kind};
+use crate::actors::collection::waiting::{Waiter, Waits};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::dirty::DirtyFile;
-use crate::journal::{Sent, Sequence};
-use crate::tree::commit::{Depth, GoText, Touched};
-use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
-use std::collections::{HashMap, HashSet};
+use crate::journal::Sent;
+use crate::tree::commit::{Depth, Touched};
+use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,7 +72,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// Refusals in a row because somebody else was faster. Each is followed by a merge and a pause that grows, so this is minutes of
 /// others saving all the time.
 const MOST_REFUSALS: u32 = 40;
-/// The first of those pauses is at most twice this.
+/// The first of those pauses is between this and its double.
 const SHORTEST_YIELD: Duration = Duration::from_millis(50);
 /// The longest of them.
 const LONGEST_YIELD: Duration = Duration::from_millis(1200);
@@ -89,148 +83,13 @@ const LOST: Duration = Duration::from_secs(600);
 /// How long a backing file that is not needed may stay because somebody looked at its file just then.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Is told when what was needed has come about, or will not.
-type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
-
-struct Waiter {
-    change: u64,
-    waits: Waits,
-    answer: Answer,
-}
-
-/// Of what somebody has to hear that it cannot be saved.
-pub(super) enum Waits {
-    Everything,
-    /// A file, wherever it is by then.
-    File(u32),
-    Paths(Vec<Vec<u8>>),
-}
-
-impl Waits {
-    fn concerns(&self, paths: &Touched, state: Option<&CollectionState>) -> bool {
-        match self {
-            Waits::Everything => true,
-            Waits::File(number) => state.is_some_and(|state| {
-                let node = state.node(*number).filter(|node| state.snapshot.is_linked(*node));
-                node.is_some_and(|node| paths.covers(&state.snapshot.path(node)))
-            }),
-            Waits::Paths(waited) => waited
-                .iter()
-                .any(|waited| paths.covers(waited) || paths.iter().any(|(path, _)| aside::is_below(path, waited))),
-        }
-    }
-}
-
-/// What is changed here and not saved yet.
-#[derive(Default)]
-pub(super) struct Local {
-    /// Number of the last change.
-    pub(super) changes: u64,
-    /// The last change that the server has.
-    saved: u64,
-    pub(super) touched: Touched,
-    /// What is not saved although it was touched.
-    pub(super) aside: Aside,
-    /// The last change that brought back something that was set aside.
-    brought_back: u64,
-    /// Open files whose place another client took, with the path they had.
-    pub(super) displaced: HashMap<u32, Vec<u8>>,
-    /// The server's text, when it was needed before.
-    pub(super) text: Option<GoText>,
-    pub(super) guard: Guard,
-    waiters: Vec<Waiter>,
-    /// A save is under way, with what it has taken along.
-    running: Option<Running>,
-    /// How long the last save took, and how many waited for it.
-    last: Option<(Duration, usize)>,
-    timer: Option<(SpawnHandle, Instant)>,
-    pauses: u32,
-    failures: u32,
-    pub(super) refusals: u32,
-    /// Saves of which it is not known whether they arrived.
-    pub(super) sent: Vec<(Instant, Sent)>,
-    /// Nobody stops the actor while it has something that is not saved.
-    keeps: Option<Arc<CollectionCell>>,
-    journal: Writing,
-    /// Backing files are let go of soon.
-    sweeps: bool,
-}
-
-struct Running {
+/// A save that is under way, with what it has taken along.
+pub(super) struct Running {
     touched: Touched,
     promised: Vec<u32>,
     change: u64,
     began: Instant,
     waiting: usize,
-}
-
-/// What the journal has, and who waits for it.
-#[derive(Default)]
-struct Writing {
-    touched: Touched,
-    waiters: Vec<Answer>,
-    /// Files that have to be written down as they are, though they may be open still.
-    files: HashSet<u32>,
-    is_durable: bool,
-    is_running: bool,
-    /// Up to which change the records up to a sequence tell.
-    marks: Vec<(u64, Sequence, Touched)>,
-    /// What the last save has left out because it was half written. A record of such a path may tell of what was promised before.
-    left: Touched,
-    /// The last record.
-    last: Option<Sequence>,
-    /// The last record that may be settled while something is set aside: after it all of that was written down again.
-    expendable: Option<Sequence>,
-}
-
-impl Local {
-    pub(super) fn touch(&mut self, path: &[u8], depth: Depth) {
-        self.touched.touch(path, depth);
-        self.journal.touched.touch(path, depth);
-        self.changes += 1;
-        let back = self.aside.take_around(path);
-        self.bring_back(&back);
-    }
-
-    /// Is to be saved again.
-    fn bring_back(&mut self, paths: &Touched) {
-        if !paths.is_empty() {
-            self.changes += 1;
-            self.brought_back = self.changes;
-            self.touched.extend(paths);
-            self.journal.touched.extend(paths);
-        }
-    }
-
-    /// Is there anything that the server does not have?
-    pub(super) fn is_clean(&self) -> bool {
-        self.touched.is_empty() && self.running.is_none() && self.aside.is_empty()
-    }
-
-    pub(super) fn is_saving(&self) -> bool {
-        self.running.is_some()
-    }
-
-    /// See [`Aside`].
-    pub(super) fn set_aside(&mut self, paths: Touched, reason: Reason, error: Error) {
-        self.journal.expendable = None;
-        self.journal.touched.extend(&paths);
-        for (path, _) in paths.iter() {
-            self.touched.remove(path);
-        }
-        self.aside.put(paths, reason, error);
-    }
-
-    /// From now on nobody stops the actor.
-    pub(super) fn keep(&mut self, cell: &Arc<CollectionCell>) {
-        self.keeps = Some(cell.clone());
-    }
-
-    /// A journal of an earlier mount was taken over: its changes are to be saved, and need not be written down again.
-    pub(super) fn adopt(&mut self, touched: Touched) {
-        self.touched.extend(&touched);
-        self.changes += 1;
-    }
 }
 
 /// Saves, or makes sure that nothing gets lost.
@@ -534,48 +393,6 @@ impl CollectionActor {
         }
     }
 
-    /// What could not be saved is made safe before its writers hear of it.
-    fn fail_when_safe(&mut self, waiters: Vec<Waiter>, error: Error, context: &mut Context<Self>) {
-        self.local.journal.waiters.push(Box::new(move |_| {
-            for waiter in waiters {
-                (waiter.answer)(Err(error.clone()));
-            }
-        }));
-        self.write_journal(context);
-    }
-
-    /// Those who wait for one of these paths to be saved, since this change or one before, hear why it is not.
-    pub(super) fn fail_waiters_of(&mut self, paths: &Touched, change: u64, error: &Error, context: &mut Context<Self>) {
-        let state = self.cell.load();
-        let is_meant = |it: &Waiter| it.change <= change && it.waits.concerns(paths, state.as_deref());
-        let (now, later) = std::mem::take(&mut self.local.waiters).into_iter().partition(is_meant);
-        self.local.waiters = later;
-        if let Some(state) = state {
-            self.write_down_drafts(&state, paths);
-        }
-        self.fail_when_safe(now, error.clone(), context);
-    }
-
-    /// The journal is to have unsaved files at these paths though they may be open still.
-    fn write_down_drafts(&mut self, state: &CollectionState, paths: &Touched) {
-        for (number, _) in state.drafts.iter().filter(|(_, draft)| draft.is_changed()) {
-            if let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node))
-                && paths.covers(&state.snapshot.path(node))
-            {
-                self.local.journal.files.insert(*number);
-            }
-        }
-    }
-
-    fn fail_waiters(&mut self, change: u64, error: &Error) {
-        let (now, later) =
-            std::mem::take(&mut self.local.waiters).into_iter().partition(|it: &Waiter| it.change <= change);
-        self.local.waiters = later;
-        for waiter in now {
-            (waiter.answer)(Err(error.clone()));
-        }
-    }
-
     fn was_saved_up_to(&mut self, change: u64, context: &mut Context<Self>) {
         self.local.saved = self.local.saved.max(change);
         let (now, later): (Vec<Waiter>, Vec<Waiter>) =
@@ -651,95 +468,6 @@ impl CollectionActor {
         }
         if self.local.failures == 0 {
             self.after_change(context);
-        }
-    }
-
-    /// Writes down what was touched, unless that is under way: then it comes after that.
-    pub(super) fn write_journal(&mut self, context: &mut Context<Self>) {
-        let pump = &mut self.local.journal;
-        if pump.is_running || (pump.waiters.is_empty() && !pump.is_durable) {
-            return;
-        }
-        let journal = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone());
-        let (Some(journal), Some(mut state)) = (journal, self.cell.load()) else {
-            // Without a journal there is nothing that could survive.
-            for answer in pump.waiters.drain(..) {
-                answer(Ok(()));
-            }
-            return;
-        };
-        pump.is_running = true;
-        let touched = std::mem::take(&mut pump.touched);
-        let waiters = std::mem::take(&mut pump.waiters);
-        let is_durable = std::mem::take(&mut pump.is_durable);
-        let change = self.local.changes;
-        // What was brought back and is not saved yet may have its only record among the earlier ones.
-        let is_all_here = self.local.brought_back <= self.local.saved;
-        let aside = self.local.aside.paths();
-        if let Some(snapshot) = self.local.aside.known(&state.base.snapshot) {
-            let base = Base { snapshot, ..(*state.base).clone() };
-            state = Arc::new(CollectionState { base: Arc::new(base), ..(*state).clone() });
-        }
-        let superseded = pump.last.filter(|_| is_all_here && aside.iter().all(|(path, _)| touched.covers(path)));
-        let uuid = self.cell.key().clone();
-        let (files, again) = (std::mem::take(&mut pump.files), touched.clone());
-        let files_again = files.clone();
-        let work = async move {
-            let result = recording::record(&journal, &uuid, (&state, change), &touched, &files, is_durable).await;
-            Ok((result, waiters))
-        };
-        let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), work);
-        context.spawn(work.into_actor(self).map(move |result, actor, context| {
-            actor.local.journal.is_running = false;
-            let Ok((result, waiters)) = result else { return };
-            let answer = match result {
-                Ok(sequence) => {
-                    if let Some(sequence) = sequence {
-                        actor.local.journal.marks.push((change, sequence, again));
-                        actor.local.journal.last = Some(sequence);
-                        if superseded.is_some() && actor.local.aside.paths() == aside {
-                            actor.local.journal.expendable = superseded;
-                        }
-                    }
-                    actor.settle_journal();
-                    Ok(())
-                }
-                Err(error) => {
-                    actor.local.journal.touched.extend(&again);
-                    actor.local.journal.files.extend(files_again);
-                    tracing::error!(collection = actor.cell.key(), %error, "cannot write to the journal");
-                    Err(error)
-                }
-            };
-            for waiter in waiters {
-                waiter(answer.clone());
-            }
-            actor.write_journal(context);
-        }));
-    }
-
-    /// Tells the journal what the server has.
-    fn settle_journal(&mut self) {
-        let Some(journal) = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone()) else {
-            return;
-        };
-        let saved = self.local.saved;
-        let is_all_saved = self.local.aside.is_empty() && self.local.brought_back <= saved;
-        let expendable = self.local.journal.expendable;
-        let Writing { marks, left, .. } = &mut self.local.journal;
-        let is_left = |(_, _, touched): &&(u64, Sequence, Touched)| touched.iter().any(|(path, _)| left.covers(path));
-        let kept = marks.iter().filter(is_left).map(|(_, sequence, _)| *sequence).min();
-        let is_settled = |(change, sequence, _): &(u64, Sequence, Touched)| {
-            *change <= saved
-                && kept.is_none_or(|kept| *sequence < kept)
-                && (is_all_saved || expendable.is_some_and(|expendable| *sequence <= expendable))
-        };
-        let reached = marks.iter().filter(|mark| is_settled(mark)).map(|(_, sequence, _)| *sequence).max();
-        if let Some(sequence) = reached {
-            marks.retain(|mark| !is_settled(mark));
-            if let Err(error) = journal.settled(self.cell.key(), sequence) {
-                tracing::warn!(collection = self.cell.key(), %error, "cannot note in the journal what was saved");
-            }
         }
     }
 }

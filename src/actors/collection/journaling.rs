@@ -1,0 +1,137 @@
+//! When the journal is written, and what it is told that the server has.
+//!
+//! As with saves, one task at a time writes down, for the paths that were touched, what they are *now*, so any number of changes to
+//! a path that wait for the journal are one record, and the order of records needs no further thought. What is in the
+//! journal is marked as settled there when a save that began later has ended. What is set aside ([`aside`](super::aside)) is
+//! written down again then, for its records would go with the others. What a record says is [`recording`]'s.
+
+use crate::actors::collection::state::{Base, CollectionState};
+use crate::actors::collection::waiting::Answer;
+use crate::actors::collection::{CollectionActor, recording};
+use crate::actors::work::Work;
+use crate::journal::Sequence;
+use crate::tree::commit::Touched;
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// What the journal has, and who waits for it.
+#[derive(Default)]
+pub(super) struct Pump {
+    pub(super) touched: Touched,
+    pub(super) waiters: Vec<Answer>,
+    /// Files that have to be written down as they are, though they may be open still.
+    pub(super) files: HashSet<u32>,
+    pub(super) is_durable: bool,
+    pub(super) is_running: bool,
+    /// Up to which change the records up to a sequence tell.
+    marks: Vec<(u64, Sequence, Touched)>,
+    /// What the last save has left out because it was half written. A record of such a path may tell of what was promised before.
+    pub(super) left: Touched,
+    /// The last record.
+    last: Option<Sequence>,
+    /// The last record that may be settled while something is set aside: after it all of that was written down again.
+    pub(super) expendable: Option<Sequence>,
+}
+
+impl CollectionActor {
+    /// The journal is to have unsaved files at these paths though they may be open still.
+    pub(super) fn write_down_drafts(&mut self, state: &CollectionState, paths: &Touched) {
+        for (number, _) in state.drafts.iter().filter(|(_, draft)| draft.is_changed()) {
+            if let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node))
+                && paths.covers(&state.snapshot.path(node))
+            {
+                self.local.journal.files.insert(*number);
+            }
+        }
+    }
+
+    /// Writes down what was touched, unless that is under way: then it comes after that.
+    pub(super) fn write_journal(&mut self, context: &mut Context<Self>) {
+        let pump = &mut self.local.journal;
+        if pump.is_running || (pump.waiters.is_empty() && !pump.is_durable) {
+            return;
+        }
+        let journal = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone());
+        let (Some(journal), Some(mut state)) = (journal, self.cell.load()) else {
+            // Without a journal there is nothing that could survive.
+            for answer in pump.waiters.drain(..) {
+                answer(Ok(()));
+            }
+            return;
+        };
+        pump.is_running = true;
+        let touched = std::mem::take(&mut pump.touched);
+        let waiters = std::mem::take(&mut pump.waiters);
+        let is_durable = std::mem::take(&mut pump.is_durable);
+        let change = self.local.changes;
+        // What was brought back and is not saved yet may have its only record among the earlier ones.
+        let is_all_here = self.local.brought_back <= self.local.saved;
+        let aside = self.local.aside.paths();
+        if let Some(snapshot) = self.local.aside.known(&state.base.snapshot) {
+            let base = Base { snapshot, ..(*state.base).clone() };
+            state = Arc::new(CollectionState { base: Arc::new(base), ..(*state).clone() });
+        }
+        let superseded = pump.last.filter(|_| is_all_here && aside.iter().all(|(path, _)| touched.covers(path)));
+        let uuid = self.cell.key().clone();
+        let (files, again) = (std::mem::take(&mut pump.files), touched.clone());
+        let files_again = files.clone();
+        let work = async move {
+            let result = recording::record(&journal, &uuid, (&state, change), &touched, &files, is_durable).await;
+            Ok((result, waiters))
+        };
+        let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), work);
+        context.spawn(work.into_actor(self).map(move |result, actor, context| {
+            actor.local.journal.is_running = false;
+            let Ok((result, waiters)) = result else { return };
+            let answer = match result {
+                Ok(sequence) => {
+                    if let Some(sequence) = sequence {
+                        actor.local.journal.marks.push((change, sequence, again));
+                        actor.local.journal.last = Some(sequence);
+                        if superseded.is_some() && actor.local.aside.paths() == aside {
+                            actor.local.journal.expendable = superseded;
+                        }
+                    }
+                    actor.settle_journal();
+                    Ok(())
+                }
+                Err(error) => {
+                    actor.local.journal.touched.extend(&again);
+                    actor.local.journal.files.extend(files_again);
+                    tracing::error!(collection = actor.cell.key(), %error, "cannot write to the journal");
+                    Err(error)
+                }
+            };
+            for waiter in waiters {
+                waiter(answer.clone());
+            }
+            actor.write_journal(context);
+        }));
+    }
+
+    /// Tells the journal what the server has.
+    pub(super) fn settle_journal(&mut self) {
+        let Some(journal) = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone()) else {
+            return;
+        };
+        let saved = self.local.saved;
+        let is_all_saved = self.local.aside.is_empty() && self.local.brought_back <= saved;
+        let expendable = self.local.journal.expendable;
+        let Pump { marks, left, .. } = &mut self.local.journal;
+        let is_left = |(_, _, touched): &&(u64, Sequence, Touched)| touched.iter().any(|(path, _)| left.covers(path));
+        let kept = marks.iter().filter(is_left).map(|(_, sequence, _)| *sequence).min();
+        let is_settled = |(change, sequence, _): &(u64, Sequence, Touched)| {
+            *change <= saved
+                && kept.is_none_or(|kept| *sequence < kept)
+                && (is_all_saved || expendable.is_some_and(|expendable| *sequence <= expendable))
+        };
+        let reached = marks.iter().filter(|mark| is_settled(mark)).map(|(_, sequence, _)| *sequence).max();
+        if let Some(sequence) = reached {
+            marks.retain(|mark| !is_settled(mark));
+            if let Err(error) = journal.settled(self.cell.key(), sequence) {
+                tracing::warn!(collection = self.cell.key(), %error, "cannot note in the journal what was saved");
+            }
+        }
+    }
+}
