@@ -9,7 +9,6 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use md5::{Digest, Md5};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::cluster::answer::Failure;
@@ -17,6 +16,7 @@ use crate::cluster::authentication::Session;
 use crate::cluster::clock::{Clock, Timestamp};
 use crate::cluster::configuration::Configuration;
 use crate::cluster::permission::{Graph, Level, Visibility};
+use crate::cluster::record::collection::content::Content;
 use crate::cluster::record::log::LogRow;
 use crate::cluster::record::{Model, Record, collection, group, link, log, token, user};
 use crate::cluster::store::{Eyes, Store, rows};
@@ -293,17 +293,17 @@ impl<'a> Call<'a> {
         Ok(statement.query_row([hash], |row| row.get(0)).optional()?.unwrap_or_default())
     }
 
-    /// Stores a manifest and returns its hash. A manifest that is there already is not written again.
+    /// Stores a manifest. One that is there already is not written again.
     ///
     /// # Errors
     /// Those of SQLite.
-    pub fn put_manifest(&self, text: &Arc<str>, file_names: &str) -> Result<String, Failure> {
-        let hash = hex::encode(Md5::digest(text.as_bytes()));
+    pub fn put_manifest(&self, content: &Content) -> Result<(), Failure> {
+        let Content { key, text, file_names, .. } = content;
         self.sql
             .prepare_cached("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)")?
-            .execute(params![hash, text, file_names])?;
-        self.store.manifests.put(&hash, Arc::clone(text));
-        Ok(hash)
+            .execute(params![key, text, file_names])?;
+        self.store.manifests.put(key, Arc::clone(text));
+        Ok(())
     }
 
     /// Only for administrators.

@@ -4,8 +4,6 @@
 //! records as they are (uuids, times and secrets included), for tests that play a recorded cluster and for moving a
 //! cluster's records into this one; it makes no logs and asks for no permission.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value, json};
 
 use crate::cluster::answer::Failure;
@@ -118,8 +116,8 @@ impl Call<'_> {
             table if table == collection::MODEL.table => {
                 let text = record.values.remove("manifest_text");
                 let content = Content::of_unsigned(text.as_ref().and_then(Value::as_str).unwrap_or_default());
-                let hash = self.put_manifest(&Arc::clone(&content.text), &content.file_names)?;
-                record.set("manifest", hash);
+                self.put_manifest(&content)?;
+                record.set("manifest", content.key);
                 record.set("portable_data_hash", content.hash);
                 record.set("file_count", content.file_count);
                 record.set("file_size_total", content.file_size_total);

@@ -148,6 +148,15 @@ impl Directory {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Gives an empty directory its files, in the order of their names.
+    pub(super) fn fill<'n>(&mut self, files: impl Iterator<Item = (&'n [u8], Vec<FilePiece>)>) {
+        self.entries = files.map(|(name, pieces)| (name.to_vec(), Node::File(Arc::new(pieces)))).collect();
+    }
+
     fn files(&self) -> impl Iterator<Item = (&[u8], &[FilePiece])> {
         self.entries.iter().filter_map(|(name, node)| match node {
             Node::File(pieces) => Some((&**name, &***pieces)),

@@ -36,13 +36,80 @@ enum Reason {
     Name { name: String, length: u64, reason: &'static str },
 }
 
-/// A block of the line that is being read.
+/// The blocks of the line that is being read.
+struct Blocks<'t> {
+    list: Vec<Block<'t>>,
+    end: u64,
+    origin: Origin,
+}
+
 struct Block<'t> {
     text: &'t str,
     /// Made when the first piece needs it.
     locator: Option<Arc<str>>,
     start: u64,
     size: u64,
+}
+
+impl<'t> Blocks<'t> {
+    fn add(&mut self, text: &'t str, size: u64) {
+        self.list.push(Block { text, locator: None, start: self.end, size });
+        self.end += size;
+    }
+
+    /// Appends the pieces that a token stands for.
+    fn cut(&mut self, token: &FileToken<'_>, file: &mut Vec<FilePiece>) -> Result<(), Reason> {
+        let &FileToken { text, position, length, .. } = token;
+        let stop = position.checked_add(length).filter(|&stop| length == 0 || stop <= self.end);
+        let stop = stop.ok_or_else(|| Reason::Beyond { size: self.end, token: text.to_owned() })?;
+        // A range without length that begins inside a block is still a piece of it: the controller keeps the block listed and
+        // the position (found by comparing random manifests with the reference server). At the border of a block it is none.
+        let first = self.list.partition_point(|block| block.start + block.size <= position);
+        let blocks = self.list[first..].iter_mut().take_while(|block| block.start < stop);
+        for block in blocks.filter(|block| block.size > 0) {
+            let (from, to) = (position.max(block.start), stop.min(block.start + block.size));
+            file.push(FilePiece {
+                locator: block.locator.get_or_insert_with(|| Arc::from(block.text)).clone(),
+                origin: self.origin,
+                block_size: block.size,
+                offset: from - block.start,
+                length: to - from,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// `position:length:name`.
+struct FileToken<'t> {
+    text: &'t str,
+    position: u64,
+    length: u64,
+    name: &'t str,
+}
+
+impl<'t> FileToken<'t> {
+    fn parse(text: &'t str) -> Result<FileToken<'t>, Reason> {
+        if !text.contains(':') {
+            return Err(Reason::FileToken(hide_signature(text)));
+        }
+        let mut parts = text.splitn(3, ':');
+        let (position, length, name) = (parts.next().and_then(number), parts.next().and_then(number), parts.next());
+        let (Some(position), Some(length), Some(name)) = (position, length, name) else {
+            return Err(Reason::FileToken(text.to_owned()));
+        };
+        Ok(FileToken { text, position, length, name })
+    }
+
+    fn refuse(&self, reason: &'static str) -> Reason {
+        Reason::Name { name: self.name.to_owned(), length: self.length, reason }
+    }
+}
+
+/// Whether the name of a token stands for itself: a file in the directory of its line, with nothing escaped.
+fn is_plain(token: &str) -> bool {
+    let name = token.splitn(3, ':').nth(2).unwrap_or_default();
+    !matches!(name, "" | "." | "..") && !name.bytes().any(|byte| matches!(byte, b'/' | b'\\'))
 }
 
 /// Reads a text into a tree whose pieces come from `origin`.
@@ -61,70 +128,70 @@ pub(super) fn read(text: &str, origin: Origin) -> Result<Directory, ReadError> {
 fn read_line(tree: &mut Directory, line: &str, origin: Origin) -> Result<(), Reason> {
     let mut tokens = line.split(' ');
     let stream = unescape(tokens.next().unwrap_or(""));
-    let mut blocks: Vec<Block<'_>> = Vec::new();
-    let mut end = 0u64;
-    let mut files = 0usize;
-    for token in tokens {
-        if !token.contains(':') {
-            if files > 0 {
-                return Err(Reason::FileToken(hide_signature(token)));
-            }
-            let size = token.split('+').nth(1).and_then(number).filter(|&size| size <= i32::MAX as u64);
-            let size = size.ok_or_else(|| Reason::Locator(hide_signature(token)))?;
-            blocks.push(Block { text: token, locator: None, start: end, size });
-            end += size;
-            continue;
-        }
-        if blocks.is_empty() {
-            return Err(Reason::Locator(hide_signature(token)));
-        }
-        files += 1;
-        read_file(tree, &stream, token, &mut blocks, end, origin)?;
+    let mut blocks = Blocks { list: Vec::new(), end: 0, origin };
+    let mut tokens = tokens.peekable();
+    while let Some(token) = tokens.next_if(|token| !token.contains(':')) {
+        let size = token.split('+').nth(1).and_then(number).filter(|&size| size <= i32::MAX as u64);
+        blocks.add(token, size.ok_or_else(|| Reason::Locator(hide_signature(token)))?);
     }
-    match (files, blocks.is_empty(), stream.is_empty()) {
-        (0, _, _) => Err(Reason::NoFiles),
+    let files: Vec<&str> = tokens.collect();
+    if let (Some(first), true) = (files.first(), blocks.list.is_empty()) {
+        return Err(Reason::Locator(hide_signature(first)));
+    }
+    for run in files.chunk_by(|one, next| is_plain(one) == is_plain(next)) {
+        if is_plain(run[0]) {
+            read_plain(tree, &stream, run, &mut blocks)?;
+        } else {
+            run.iter().try_for_each(|token| read_file(tree, &stream, token, &mut blocks))?;
+        }
+    }
+    match (files.is_empty(), blocks.list.is_empty(), stream.is_empty()) {
+        (true, _, _) => Err(Reason::NoFiles),
         (_, true, _) => Err(Reason::NoLocators),
         (_, _, true) => Err(Reason::NoStreamName),
         _ => Ok(()),
     }
 }
 
-fn read_file(
-    tree: &mut Directory,
-    stream: &[u8],
-    token: &str,
-    blocks: &mut [Block<'_>],
-    end: u64,
-    origin: Origin,
-) -> Result<(), Reason> {
-    let mut parts = token.splitn(3, ':');
-    let (position, length, name) = (parts.next().and_then(number), parts.next().and_then(number), parts.next());
-    let (Some(position), Some(length), Some(name)) = (position, length, name) else {
-        return Err(Reason::FileToken(token.to_owned()));
-    };
-    let refuse = |reason| Reason::Name { name: name.to_owned(), length, reason };
-    let file = match file_at(tree, stream, &unescape(name)).map_err(refuse)? {
-        Some(file) => file,
-        None if length == 0 => return Ok(()),
-        None => return Err(refuse("%!s(<nil>)")),
-    };
-    let stop = position.checked_add(length).filter(|&stop| length == 0 || stop <= end);
-    let stop = stop.ok_or_else(|| Reason::Beyond { size: end, token: token.to_owned() })?;
-    // A range without length that begins inside a block is still a piece of it: the controller keeps the block listed and
-    // the position (found by comparing random manifests with the reference server). At the border of a block it is none.
-    let first = blocks.partition_point(|block| block.start + block.size <= position);
-    for block in blocks[first..].iter_mut().take_while(|block| block.start < stop).filter(|block| block.size > 0) {
-        let (from, to) = (position.max(block.start), stop.min(block.start + block.size));
-        file.push(FilePiece {
-            locator: block.locator.get_or_insert_with(|| Arc::from(block.text)).clone(),
-            origin,
-            block_size: block.size,
-            offset: from - block.start,
-            length: to - from,
-        });
+/// Files of one directory. A large one is a line of names in order, so it is found once, and filled at once.
+fn read_plain(tree: &mut Directory, stream: &[u8], mut tokens: &[&str], blocks: &mut Blocks<'_>) -> Result<(), Reason> {
+    let first = FileToken::parse(tokens[0])?;
+    let directory = stream_at(tree, stream).map_err(|reason| first.refuse(reason))?;
+    if directory.is_empty() {
+        let mut sorted: Vec<(&str, Vec<FilePiece>)> = Vec::with_capacity(tokens.len());
+        while let [token, rest @ ..] = tokens {
+            let token = FileToken::parse(token)?;
+            match sorted.last_mut() {
+                Some((last, pieces)) if *last == token.name => blocks.cut(&token, pieces)?,
+                Some((last, _)) if *last > token.name => break,
+                _ => {
+                    let mut pieces = Vec::new();
+                    blocks.cut(&token, &mut pieces)?;
+                    sorted.push((token.name, pieces));
+                }
+            }
+            tokens = rest;
+        }
+        directory.fill(sorted.into_iter().map(|(name, pieces)| (name.as_bytes(), pieces)));
+    }
+    for token in tokens {
+        let token = FileToken::parse(token)?;
+        let file = directory.file(token.name.as_bytes()).ok_or_else(|| token.refuse(IS_DIRECTORY))?;
+        blocks.cut(&token, file)?;
     }
     Ok(())
 }
+
+fn read_file(tree: &mut Directory, stream: &[u8], token: &str, blocks: &mut Blocks<'_>) -> Result<(), Reason> {
+    let token = FileToken::parse(token)?;
+    match file_at(tree, stream, &unescape(token.name)).map_err(|reason| token.refuse(reason))? {
+        Some(file) => blocks.cut(&token, file),
+        None if token.length == 0 => Ok(()),
+        None => Err(token.refuse("%!s(<nil>)")),
+    }
+}
+
+const IS_DIRECTORY: &str = "cannot rename file to overwrite existing directory";
 
 /// The file at a path, made with its directories; `None` if the path ends in `.`, which only makes the directory.
 fn file_at<'d>(
@@ -136,27 +203,40 @@ fn file_at<'d>(
         Some(slash) => (&name[..slash], &name[slash + 1..]),
         None => (&b""[..], name),
     };
+    let directory = named_at(tree, stream.split(|&byte| byte == b'/').chain(parents.split(|&byte| byte == b'/')))?;
+    match last {
+        b"." => Ok(None),
+        b"" | b".." => Err("invalid file part in path"),
+        last => directory.file(last).map(Some).ok_or(IS_DIRECTORY),
+    }
+}
+
+/// The directory of a stream, made with those above it.
+fn stream_at<'d>(tree: &'d mut Directory, stream: &[u8]) -> Result<&'d mut Directory, &'static str> {
+    named_at(tree, stream.split(|&byte| byte == b'/'))
+}
+
+/// The directory to which names lead, made with those above it.
+fn named_at<'d, 'n>(
+    tree: &'d mut Directory,
+    names: impl Iterator<Item = &'n [u8]>,
+) -> Result<&'d mut Directory, &'static str> {
     let mut path: Vec<&[u8]> = Vec::new();
-    for part in stream.split(|&byte| byte == b'/').chain(parents.split(|&byte| byte == b'/')) {
-        match part {
+    for name in names {
+        match name {
             b"" | b"." => {}
             b".." => {
                 // A directory that is left again has been made all the same.
                 directory_at(tree, &path)?;
                 path.pop().ok_or("invalid argument")?;
             }
-            part => path.push(part),
+            name => path.push(name),
         }
     }
     if path.len() > MAX_DEPTH {
         return Err("path too deep");
     }
-    let directory = directory_at(tree, &path)?;
-    match last {
-        b"." => Ok(None),
-        b"" | b".." => Err("invalid file part in path"),
-        last => directory.file(last).map(Some).ok_or("cannot rename file to overwrite existing directory"),
-    }
+    directory_at(tree, &path)
 }
 
 /// The directory at a path, made with those above it.

@@ -243,6 +243,34 @@ fn path() -> impl Strategy<Value = String> {
     proptest::collection::vec("[abc]", 1..4).prop_map(|names| format!("/{}", names.join("/")))
 }
 
+/// Names that stand for themselves, in and out of order, and names that do not.
+fn token() -> impl Strategy<Value = String> {
+    let names = ["a", "b", "c", "d", "b/x", "c/y", ".", "..", "../b", "./d", "\\141", "e\\040", "b/.."];
+    (0u64..7, 0u64..4, proptest::sample::select(names.to_vec()))
+        .prop_map(|(position, length, name)| format!("{position}:{length}:{name}"))
+}
+
+proptest! {
+    #[test]
+    fn files_of_a_line_are_read_as_if_each_had_a_line_of_its_own(
+        stream in proptest::sample::select(vec![".", "./s", "./s/b"]),
+        tokens in proptest::collection::vec(token(), 1..12),
+    ) {
+        let head = expand(&format!("{stream} F B F"));
+        let together = reader::read(&format!("{head} {}\n", tokens.join(" ")), Origin::Current);
+        let apart: String = tokens.iter().map(|token| format!("{head} {token}\n")).collect();
+        let apart = reader::read(&apart, Origin::Current);
+        match (together, apart) {
+            (Ok(together), Ok(apart)) => prop_assert_eq!(together.to_manifest(), apart.to_manifest()),
+            (Err(together), Err(apart)) => {
+                let reason = |error: reader::ReadError| error.to_string().split_once(": ").unwrap().1.to_owned();
+                prop_assert_eq!(reason(together), reason(apart));
+            }
+            (together, apart) => prop_assert!(false, "{together:?} and {apart:?}"),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

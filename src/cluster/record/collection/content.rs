@@ -12,15 +12,17 @@ use crate::cluster::authentication::Session;
 use crate::cluster::call::Call;
 use crate::cluster::clock::Timestamp;
 use crate::cluster::configuration::Configuration;
-use crate::keep::PortableDataHash;
 use crate::keep::manifest;
 use crate::keep::signature::{Signer, strip_signatures};
+use crate::keep::{BlockHash, PortableDataHash};
 
 /// What a collection holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     /// The manifest as it is stored: without signatures, otherwise as it was sent.
     pub text: Arc<str>,
+    /// The MD5 of the text as it is stored, by which it is found.
+    pub key: String,
     /// Its portable data hash.
     pub hash: String,
     /// Files in it.
@@ -79,8 +81,13 @@ impl Content {
     pub fn of_unsigned(text: &str) -> Self {
         // Only a text that `validate` accepts gets here; sizes that add up to more than fits count as none.
         let summary = manifest::file_count_and_size(text).unwrap_or_default();
+        let hash = PortableDataHash::of_manifest(text);
+        // The same text unless hints were left out, and most texts have none.
+        let is_whole = hash.size == text.len() as u64 && text.ends_with('\n');
+        let key = if is_whole { hash.hash } else { BlockHash::of(text.as_bytes()) };
         Self {
-            hash: PortableDataHash::of_manifest(text).to_string(),
+            key: key.to_string(),
+            hash: hash.to_string(),
             file_count: i64::try_from(summary.file_count).unwrap_or(i64::MAX),
             file_size_total: i64::try_from(summary.file_size_total).unwrap_or(i64::MAX),
             file_names: file_names(text),
@@ -144,7 +151,7 @@ pub fn signer(configuration: &Configuration) -> Signer {
 
 /// Names of files, then of streams, as the `file_names` filter and full-text search see them.
 fn file_names(text: &str) -> String {
-    let (mut names, mut last) = (String::new(), None);
+    let (mut names, mut streams, mut last) = (String::new(), String::new(), None);
     for line in manifest::lines(text).map_while(Result::ok) {
         for token in line.files().map_while(Result::ok).filter(|token| !token.marks_directory()) {
             // A file in several pieces has several tokens in a row and one name.
@@ -154,14 +161,12 @@ fn file_names(text: &str) -> String {
             }
             last = Some(token.name);
         }
-    }
-    for line in manifest::lines(text).map_while(Result::ok) {
         if let Some(path) = line.name.strip_prefix("./") {
-            names.push_str(&String::from_utf8_lossy(&manifest::unescape(path)));
-            names.push('\n');
+            streams.push_str(&String::from_utf8_lossy(&manifest::unescape(path)));
+            streams.push('\n');
         }
     }
-    names
+    names + &streams
 }
 
 impl Call<'_> {

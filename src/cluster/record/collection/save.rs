@@ -8,8 +8,6 @@
 //! what is about to be stored, and only if it differs from what *is* stored: it is a condition on the result, and none
 //! at all when it names the current content. `version` must be the current one.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 
 use crate::cluster::answer::Failure;
@@ -210,8 +208,8 @@ impl Call<'_> {
     }
 
     fn set_content(&self, record: &mut Record, content: &Content) -> Result<(), Failure> {
-        let hash = self.put_manifest(&Arc::clone(&content.text), &content.file_names)?;
-        record.set("manifest", hash);
+        self.put_manifest(content)?;
+        record.set("manifest", content.key.clone());
         record.set("portable_data_hash", content.hash.clone());
         record.set("file_count", content.file_count);
         record.set("file_size_total", content.file_size_total);
