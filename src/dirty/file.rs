@@ -55,6 +55,8 @@ pub(super) struct State {
     pub extents: Extents,
     pub tail: Option<Tail>,
     pub backing: Option<Arc<Backing>>,
+    /// A record may say that the backing file has what was cut off here: what comes in its place goes to another one.
+    is_spoken_for: bool,
     pub generation: u64,
     pub modified: DateTime<Utc>,
     /// The short last piece that settling stored, so that the next one can take its place.
@@ -93,7 +95,16 @@ impl DirtyFile {
         request: PutRequest,
     ) -> Arc<DirtyFile> {
         let modified = Utc::now();
-        let state = State { extents, tail: None, backing, generation: 0, modified, last_own: None, last_end: u64::MAX };
+        let state = State {
+            extents,
+            tail: None,
+            backing,
+            is_spoken_for: false,
+            generation: 0,
+            modified,
+            last_own: None,
+            last_end: u64::MAX,
+        };
         Arc::new(DirtyFile { store, number, request, turn: Arc::default(), state: Mutex::new(state) })
     }
 
@@ -240,8 +251,44 @@ impl DirtyFile {
         self.store.runtime.spawn_blocking(work).await.unwrap_or(Err(Error::BrokenOff))
     }
 
+    /// Goes on with a new backing file, and leaves the old one to the records that speak of it.
+    async fn renew_backing(&self, turn: &Turn) -> Result<(), Error> {
+        let (old, ranges) = {
+            let state = self.state();
+            let is_there = |extent: &Extent| matches!(extent.source, Source::Backing);
+            let ranges: Vec<_> = state.extents.iter().filter(is_there).map(|it| (it.start, it.length)).collect();
+            (state.backing.clone(), ranges)
+        };
+        let Some(old) = old else { return Ok(()) };
+        let (turn, from, scratch) = (turn.clone(), old.clone(), self.store.scratch.clone());
+        let new = self
+            .blocking(move || {
+                let new = scratch.create()?;
+                let mut bytes = vec![0; FLUSH_STEP];
+                for (start, length) in ranges {
+                    for at in (start..start + length).step_by(FLUSH_STEP) {
+                        let count = usize::try_from(start + length - at).unwrap_or(FLUSH_STEP).min(FLUSH_STEP);
+                        from.read(at, &mut bytes[..count])?;
+                        new.write(at, &bytes[..count])?;
+                    }
+                }
+                drop(turn);
+                Ok(new)
+            })
+            .await?;
+        let mut state = self.state();
+        state.backing = Some(new);
+        state.is_spoken_for = false;
+        drop(state);
+        self.store.retire(old);
+        Ok(())
+    }
+
     /// Puts bytes down at their place in the backing file, which is made if there is none. The map is not changed.
     async fn write_backing(&self, turn: &Turn, at: u64, data: Bytes) -> Result<(), Error> {
+        if self.state().is_spoken_for {
+            self.renew_backing(turn).await?;
+        }
         let (turn, backing, scratch) = (turn.clone(), self.state().backing.clone(), self.store.scratch.clone());
         let backing = self
             .blocking(move || {
@@ -281,6 +328,8 @@ impl DirtyFile {
         }
         let _turn = self.turn().await;
         let mut state = self.state();
+        let is_recorded = state.backing.as_ref().is_some_and(|backing| backing.is_recorded());
+        state.is_spoken_for |= is_recorded && size < state.extents.size();
         state.extents.resize(size);
         match &mut state.tail {
             Some(tail) if tail.start >= size => state.tail = None,
@@ -480,7 +529,11 @@ impl State {
     pub fn drop_unused_backing(&mut self) -> Option<Arc<Backing>> {
         let unused = self.backing.as_ref().is_some_and(|backing| !backing.is_kept())
             && !self.extents.any(|source| matches!(source, Source::Backing));
-        if unused { self.backing.take() } else { None }
+        if !unused {
+            return None;
+        }
+        self.is_spoken_for = false;
+        self.backing.take()
     }
 
     /// Whether [`State::step`] would do all of a write: it goes to the tail, and there is memory for it, which is leased.

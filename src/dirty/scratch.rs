@@ -26,6 +26,8 @@ pub struct Backing {
     file: File,
     number: u64,
     kept: AtomicBool,
+    /// It was kept at some time, or is that of an earlier process.
+    recorded: AtomicBool,
     allocated: AtomicU64,
     /// Start and end of what was written.
     written: Mutex<BTreeMap<u64, u64>>,
@@ -63,8 +65,15 @@ impl Scratch {
     }
 
     fn backing(self: &Arc<Self>, file: File, number: u64, kept: bool) -> Arc<Backing> {
-        let (allocated, written) = (AtomicU64::new(0), Mutex::default());
-        Arc::new(Backing { scratch: self.clone(), file, number, kept: AtomicBool::new(kept), allocated, written })
+        Arc::new(Backing {
+            scratch: self.clone(),
+            file,
+            number,
+            kept: AtomicBool::new(kept),
+            recorded: AtomicBool::new(kept),
+            allocated: AtomicU64::new(0),
+            written: Mutex::default(),
+        })
     }
 
     /// A new, empty backing file.
@@ -86,7 +95,11 @@ impl Scratch {
             .or_else(|_| fs::copy(&source, &path).map(drop))
             .and_then(|()| OpenOptions::new().read(true).write(true).open(&path));
         match file {
-            Ok(file) => Ok(self.backing(file, number, false)),
+            Ok(file) => {
+                let backing = self.backing(file, number, false);
+                backing.recorded.store(true, Ordering::Release);
+                Ok(backing)
+            }
             Err(error) => {
                 let _ = fs::remove_file(&path);
                 Err(Error::backing(format!("taking over {}", source.display()), &error))
@@ -113,6 +126,12 @@ impl Backing {
     /// The file outlives this.
     pub fn keep(&self) {
         self.kept.store(true, Ordering::Release);
+        self.recorded.store(true, Ordering::Release);
+    }
+
+    /// A record of a journal may speak of what is in the file.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.recorded.load(Ordering::Acquire)
     }
 
     /// The file goes when this is dropped.

@@ -11,8 +11,8 @@ use crate::keep::manifest::Piece;
 use crate::keep::{Locator, MAX_BLOCK_SIZE};
 use crate::remote::keep::{Keep, PutRequest};
 use bytes::Bytes;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, Semaphore};
@@ -54,6 +54,8 @@ pub struct DirtyStore {
     stored: AtomicU64,
     failed: AtomicU64,
     zeros: Mutex<Vec<(PutRequest, Locator, Instant)>>,
+    /// Backing files that no file uses any more, and a record may. The lock is a leaf.
+    retired: std::sync::Mutex<Vec<Arc<Backing>>>,
 }
 
 /// What a store has done and holds.
@@ -92,6 +94,7 @@ impl DirtyStore {
             stored: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             zeros: Mutex::default(),
+            retired: std::sync::Mutex::default(),
         })
     }
 
@@ -160,6 +163,22 @@ impl DirtyStore {
             return Err(Error::content("the extents are shorter than the file"));
         }
         Ok(self.make(extents, backing, request))
+    }
+
+    pub(super) fn retire(&self, backing: Arc<Backing>) {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(backing);
+    }
+
+    /// Lets go of the backing files that were replaced and are not `needed` by a record. `true`: all of them.
+    pub fn sweep(&self, needed: impl Fn(u64) -> bool) -> bool {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = std::mem::take(&mut *retired);
+        drop(retired);
+        let (stay, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|backing| needed(backing.number()));
+        gone.iter().for_each(|backing| backing.discard());
+        let is_all = stay.is_empty();
+        stay.into_iter().for_each(|backing| self.retire(backing));
+        is_all
     }
 
     /// What it has done and holds.

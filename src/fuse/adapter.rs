@@ -128,6 +128,20 @@ impl<F: FileSystem> Adapter<F> {
         ReplyEntry { ttl: entry.valid, attr: self.attributes(&entry), generation: 0 }
     }
 
+    /// Makes an entry of a directory, known to the kernel from then on.
+    async fn make(
+        &self,
+        request: Request,
+        operation: &'static str,
+        parent: Inode,
+        making: impl Future<Output = std::result::Result<Entry, Error>> + Send + 'static,
+    ) -> Result<ReplyEntry> {
+        let _busy = self.requests.start([parent]);
+        let files = self.files.clone();
+        let future = async move { Ok(Given::node(files, making.await?)) };
+        Ok(self.entry(self.change(request, operation, parent, future).await?))
+    }
+
     async fn move_name(
         &self,
         request: Request,
@@ -494,31 +508,21 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     }
 
     async fn mknod(&self, request: Request, parent: u64, name: &OsStr, mode: u32, _: u32) -> Result<ReplyEntry> {
-        let parent = Inode(parent);
         let kind = mode & libc::S_IFMT;
         if self.writable && kind != 0 && kind != libc::S_IFREG {
             // Devices, sockets and pipes have no place in a collection (arv-mount.md 2.8).
             return Err(libc::ENOTSUP.into());
         }
-        let _busy = self.requests.start([parent]);
-        let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
-        let future = async move {
-            let entry = files.make_file(parent, &name).await?;
-            Ok(Given::node(files, entry))
-        };
-        Ok(self.entry(self.change(request, "mknod", parent, future).await?))
+        let (files, parent, name) = (self.files.clone(), Inode(parent), name.as_bytes().to_vec());
+        let making = async move { files.make_file(parent, &name).await };
+        self.make(request, "mknod", parent, making).await
     }
 
     async fn mkdir(&self, request: Request, parent: u64, name: &OsStr, _mode: u32, _umask: u32) -> Result<ReplyEntry> {
         let _running = self.statistics.start(Operation::Mkdir);
-        let parent = Inode(parent);
-        let _busy = self.requests.start([parent]);
-        let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
-        let future = async move {
-            let entry = files.make_directory(parent, &name).await?;
-            Ok(Given::node(files, entry))
-        };
-        Ok(self.entry(self.change(request, "mkdir", parent, future).await?))
+        let (files, parent, name) = (self.files.clone(), Inode(parent), name.as_bytes().to_vec());
+        let making = async move { files.make_directory(parent, &name).await };
+        self.make(request, "mkdir", parent, making).await
     }
 
     async fn create(

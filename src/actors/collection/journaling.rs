@@ -106,6 +106,8 @@ impl CollectionActor {
             for waiter in waiters {
                 waiter(answer.clone());
             }
+            // What was replaced may be needed no longer.
+            actor.sweep_finished(context);
             actor.write_journal(context);
         }));
     }

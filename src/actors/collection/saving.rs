@@ -429,9 +429,12 @@ impl CollectionActor {
     }
 
     /// Lets go of backing files that nobody needs; looks again while somebody does.
-    fn sweep_finished(&mut self, context: &mut Context<Self>) {
+    pub(super) fn sweep_finished(&mut self, context: &mut Context<Self>) {
         let Some(writing) = &self.environment.writing else { return };
-        if !writing.finished.sweep(writing.journal.as_deref()) && !self.local.sweeps {
+        let journal = writing.journal.as_deref();
+        let is_all = writing.finished.sweep(journal)
+            & writing.store.sweep(|backing| journal.is_some_and(|journal| journal.names(backing)));
+        if !is_all && !self.local.sweeps {
             self.local.sweeps = true;
             context.run_later(SWEEP, |actor, context| {
                 actor.local.sweeps = false;

@@ -45,11 +45,7 @@ impl Content {
         configuration: &Configuration,
         now: Timestamp,
     ) -> Result<Self, Failure> {
-        manifest::validate(text).map_err(|error| Failure::unprocessable(format!("Manifest text {error}")))?;
-        if configuration.blob_signing && !session.is_admin {
-            check_signatures(text, session, configuration, now)?;
-        }
-        Ok(Self::of_unsigned(strip_signatures(text).as_ref()))
+        Self::check_with(text, session, configuration, || check_signatures(text, session, configuration, now))
     }
 
     /// As [`Content::check`], for a text in which every block without a signature stands in the collection already.
@@ -62,17 +58,27 @@ impl Content {
         configuration: &Configuration,
         now: Timestamp,
     ) -> Result<Self, Failure> {
-        manifest::validate(text).map_err(|error| Failure::unprocessable(format!("Manifest text {error}")))?;
-        if configuration.blob_signing && !session.is_admin {
+        Self::check_with(text, session, configuration, || {
             let (signer, now) = (signer(configuration), u64::try_from(now.seconds()).unwrap_or_default());
             let mut is_good = true;
             manifest::hinted_locators(text, |locator| {
                 let is_signed = locator.hints().any(|hint| hint.starts_with('A'));
                 is_good &= !is_signed || signer.verify(locator.as_str(), session.token.expose(), now).is_ok();
             });
-            if !is_good {
-                return Err(Failure::denied());
-            }
+            if is_good { Ok(()) } else { Err(Failure::denied()) }
+        })
+    }
+
+    /// `signatures` is asked where the cluster signs and the caller is not above that.
+    fn check_with(
+        text: &str,
+        session: &Session,
+        configuration: &Configuration,
+        signatures: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<Self, Failure> {
+        manifest::validate(text).map_err(|error| Failure::unprocessable(format!("Manifest text {error}")))?;
+        if configuration.blob_signing && !session.is_admin {
+            signatures()?;
         }
         Ok(Self::of_unsigned(strip_signatures(text).as_ref()))
     }
