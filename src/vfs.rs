@@ -137,8 +137,6 @@ pub enum AtOnce {
 pub struct Access {
     /// Anything but `O_RDONLY`.
     pub write: bool,
-    /// Every write goes to the end of the file, wherever the front end believes that to be.
-    pub append: bool,
     /// Empty the file first.
     pub truncate: bool,
 }
@@ -216,19 +214,19 @@ pub trait FileSystem: Send + Sync + 'static {
     fn read(&self, handle: Handle, offset: u64, size: u32) -> impl Future<Output = Result<Bytes, Error>> + Send;
 
     /// Writes `data` if that can be done without waiting: the front end need not make a copy that outlives its buffer.
-    fn write_at_once(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> AtOnce {
-        let _ = (handle, offset, data, pages);
+    fn write_at_once(&self, handle: Handle, offset: u64, data: &[u8], append: bool) -> AtOnce {
+        let _ = (handle, offset, data, append);
         AtOnce::Nothing
     }
 
-    /// Writes all of `data`. Returns when the data are taken over, which may have to wait for room. `pages`: they come from the
-    /// front end's memory of a mapped file and know their place, also where the handle appends (it is any that may write).
+    /// Writes all of `data`. Returns when the data are taken over, which may have to wait for room. `append`: they go to the end of the
+    /// file, wherever the front end believes that to be.
     fn write(
         &self,
         handle: Handle,
         offset: u64,
         data: Bytes,
-        pages: bool,
+        append: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// A descriptor of the handle was closed: what was written through it is saved as the mount was told to do at `close`.

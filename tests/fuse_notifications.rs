@@ -152,14 +152,13 @@ impl FileSystem for Memory {
         &self,
         parent: Inode,
         name: &[u8],
-        access: Access,
+        _access: Access,
         exclusive: bool,
     ) -> Result<(Entry, Opened), Error> {
         self.pause().await;
         if exclusive && self.find(parent, name).is_some() {
             return Err(Error::NotWritable);
         }
-        self.appends.fetch_add(u64::from(access.append), Ordering::SeqCst);
         let entry = self.make(parent, name, Some(b""))?;
         let opened = self.open(entry.attributes.inode, Access::default()).await?;
         Ok((entry, opened))
@@ -174,7 +173,8 @@ impl FileSystem for Memory {
         Ok(Bytes::copy_from_slice(&data[start..end]))
     }
 
-    async fn write(&self, handle: Handle, offset: u64, data: Bytes, _pages: bool) -> Result<(), Error> {
+    async fn write(&self, handle: Handle, offset: u64, data: Bytes, append: bool) -> Result<(), Error> {
+        self.appends.fetch_add(u64::from(append), Ordering::SeqCst);
         self.pause().await;
         let mut nodes = self.nodes.lock().unwrap();
         let node = nodes.get_mut(&handle.0).ok_or(Error::BadHandle)?;

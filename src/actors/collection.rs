@@ -96,6 +96,9 @@ const LONGEST_TIMER: Duration = Duration::from_secs(3600);
 /// Between two looks at a collection that events speak of all the time. A change shows one second plus one look later.
 const PACE: Duration = Duration::from_millis(600);
 
+/// How often a merge is begun anew because names have changed here meanwhile.
+const MOST_MERGES: u32 = 3;
+
 /// Clocks differ. A record counts as left alone when it is older than the server's idle time by this.
 const CLOCKS: Duration = Duration::from_secs(5);
 
@@ -223,7 +226,12 @@ impl CollectionActor {
                 // A merge has begun; those who wait are told when it has ended.
                 None => return,
             },
-            Err(error) if error.is_not_found() && self.local.is_clean() => {
+            Err(error)
+                if error.is_not_found()
+                    && self.local.is_clean()
+                    // Who has a file open for writing keeps what he writes to, in case the collection comes back.
+                    && self.cell.load().is_none_or(|state| state.drafts.is_empty()) =>
+            {
                 self.cell.withdraw();
                 self.environment.news.tell(self.cell.key(), vec![news::Change::Everything]);
                 Err(error)
@@ -259,7 +267,7 @@ impl CollectionActor {
     /// Takes over what the server has. `None`: it has to be merged with what was changed here first.
     fn adopt(&mut self, fetched: Fetched, context: &mut Context<Self>) -> Option<Arc<CollectionState>> {
         let Fetched { record, content, known, marks, at, interval } = fetched;
-        let is_sound = record.preserve_version || self.has_been_left_alone(&record);
+        let is_sound = record.preserve_version || self.has_been_left_alone(&record, at);
         let record = Arc::new(record);
         let current = self.cell.load();
         let (current, content) = match (current, content) {
@@ -292,9 +300,11 @@ impl CollectionActor {
         (next.fetched, next.marks, next.interval) = (at, marks, interval);
         let was = &current.base;
         let is_same = was.is_whole && record.portable_data_hash == was.record.portable_data_hash;
+        // The same content with another version is somebody else's: he has changed it and changed it back, or its properties.
+        let is_known = is_same && record.version == was.record.version;
         let base = |snapshot: Snapshot| {
-            let is_own = is_same && was.is_own;
-            let is_sound = is_sound || (is_same && was.is_sound);
+            let is_own = is_known && was.is_own;
+            let is_sound = is_sound || (is_known && was.is_sound);
             Arc::new(Base { record: record.clone(), snapshot, is_whole: true, is_own, is_sound })
         };
         let Some(content) = content else {
@@ -318,6 +328,7 @@ impl CollectionActor {
             self.local.guard.saw_others(Instant::now());
         }
         if !was.is_whole
+            && was.is_own
             && record.portable_data_hash == was.record.portable_data_hash
             && diff(&was.snapshot, &content.snapshot).is_empty()
         {
@@ -340,42 +351,61 @@ impl CollectionActor {
             self.environment.news.tell(self.cell.key(), changes);
             return Some(state);
         }
-        self.merge(next, content.snapshot, context);
+        self.merge(next, content.snapshot, 0, context);
         None
     }
 
-    /// Works out the merge of what is here with what the server has, and begins anew if anything changes here meanwhile.
-    fn merge(&mut self, next: CollectionState, theirs: Snapshot, context: &mut Context<Self>) {
+    /// Works out the merge of what is here with what the server has, and begins anew if anything changes here meanwhile. `tries`: how
+    /// often that has happened.
+    fn merge(&mut self, next: CollectionState, theirs: Snapshot, tries: u32, context: &mut Context<Self>) {
         let (Some(current), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
+        if tries >= MOST_MERGES {
+            // Programs that make and remove names all the time would put it off, and all saves with it. Here nothing can change.
+            let sent = self.may_have_arrived();
+            let merged = merging::work_out_at_once(&writing, &current, (&theirs, &sent));
+            self.was_merged(merged, next, theirs, tries, context);
+            return;
+        }
         self.is_merging = true;
         let work = merging::work_out(writing, current, theirs.clone(), self.may_have_arrived());
         let work = Work::start(&self.environment.network, format!("merging {}", self.cell.key()), work);
         context.spawn(work.into_actor(self).map(move |result, actor, context| {
             actor.is_merging = false;
-            match result {
-                Ok(merged) => {
-                    if !actor.adopt_merge(merged, next.clone(), context) {
-                        actor.merge(next, theirs, context);
-                        return;
-                    }
-                    let state = actor.cell.load().ok_or(Error::Gone);
-                    actor.was_refreshed(state, context);
-                }
-                Err(error) => {
-                    tracing::error!(collection = actor.cell.key(), %error, "cannot merge what others have saved");
-                    actor.save_failed(error.clone(), context);
-                    actor.was_refreshed(actor.cell.load().ok_or(error), context);
-                }
-            }
+            actor.was_merged(result, next, theirs, tries, context);
         }));
     }
 
-    /// Has the record been left alone for so long that whatever others do makes a new version?
-    fn has_been_left_alone(&self, record: &Record<Collection>) -> bool {
+    fn was_merged(
+        &mut self,
+        result: Result<merging::Merged, Error>,
+        next: CollectionState,
+        theirs: Snapshot,
+        tries: u32,
+        context: &mut Context<Self>,
+    ) {
+        match result {
+            Ok(merged) => {
+                if !self.adopt_merge(merged, next.clone(), context) {
+                    self.merge(next, theirs, tries + 1, context);
+                    return;
+                }
+                let state = self.cell.load().ok_or(Error::Gone);
+                self.was_refreshed(state, context);
+            }
+            Err(error) => {
+                tracing::error!(collection = self.cell.key(), %error, "cannot merge what others have saved");
+                self.save_failed(error.clone(), context);
+                self.was_refreshed(self.cell.load().ok_or(error), context);
+            }
+        }
+    }
+
+    /// Had the record, when it was asked for at `asked`, been left alone for so long that whatever others do makes a new version?
+    fn has_been_left_alone(&self, record: &Record<Collection>, asked: Instant) -> bool {
         let idle = self.environment.writing.as_ref().map_or(Duration::MAX, |writing| writing.idle);
         let Some(modified) = record.modified_at else { return false };
         let age = SystemTime::now().duration_since(modified.into()).unwrap_or_default();
-        age > idle.saturating_add(CLOCKS)
+        age.saturating_sub(asked.elapsed()) > idle.saturating_add(CLOCKS)
     }
 
     /// Looks at the server again soon, because an event spoke of the collection.
@@ -415,8 +445,12 @@ impl CollectionActor {
         state.snapshot = editor.finish();
         state.record = saved.base.record.clone();
         state.base = saved.base;
-        state.fetched = Instant::now();
-        if self.cell.shared().foreign().as_deref().is_none_or(|hash| hash == state.portable_data_hash()) {
+        // What sent nothing has seen nothing of the server.
+        let has_seen = saved.reach != commit::Reach::NotSent;
+        if has_seen {
+            state.fetched = Instant::now();
+        }
+        if has_seen && self.cell.shared().foreign().as_deref().is_none_or(|hash| hash == state.portable_data_hash()) {
             state.marks = self.cell.marks();
         }
         state.is_unsaved = !left.is_empty() || !self.local.is_clean();
@@ -558,7 +592,7 @@ impl CollectionActor {
         next.base = Arc::new(Base {
             record: was.record.clone(),
             snapshot: replayed.base,
-            is_whole: true,
+            is_whole: false,
             is_own: false,
             is_sound: was.is_sound,
         });
@@ -592,7 +626,7 @@ impl Handler<Recover> for CollectionActor {
                 is_own: false,
                 is_sound: state.base.is_sound,
             });
-            self.merge(next, theirs, context);
+            self.merge(next, theirs, 0, context);
         }
         let _ = reply.send(result);
     }

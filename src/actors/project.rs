@@ -4,10 +4,12 @@
 //! told what came of it, so that it shows before the event of it arrives.
 
 use crate::actors::collection::CollectionCell;
+use crate::actors::collection::saving::{Files, Need};
 use crate::actors::listing::snapshot::Candidate;
 use crate::actors::listing::{self, Item, ListingCell, Target};
 use crate::actors::work::Work;
 use crate::actors::{Error, Supervisor};
+use crate::keep::PortableDataHash;
 use crate::remote;
 use crate::remote::api::CollectionUpdate;
 use serde_json::{Value, json};
@@ -70,8 +72,16 @@ impl Supervisor {
         if state.snapshot.children(crate::tree::NodeId::ROOT).next().is_some() {
             return Err(Error::NotEmpty);
         }
+        // What is not saved could not be saved later, and what others have put into it goes into the trash with it.
+        self.save(collection, Files::All, Need::Server).await?;
         let (api, uuid) = (self.environment().api.clone(), collection.key().clone());
-        let request = async move { Ok(api.delete_collection(&uuid).await?) };
+        let request = async move {
+            let record = api.collection(&uuid, &["portable_data_hash"], None).await?;
+            if record.portable_data_hash != PortableDataHash::EMPTY.to_string() {
+                return Err(Error::NotEmpty);
+            }
+            Ok(api.delete_collection(&uuid).await?)
+        };
         Work::start(&self.environment().network, "removing a collection", request).await?;
         self.tell_removed(cell, item.number).await;
         Ok(())

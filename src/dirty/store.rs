@@ -169,6 +169,11 @@ impl DirtyStore {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(backing);
     }
 
+    /// No backing file waits for [`DirtyStore::sweep`].
+    pub fn has_swept(&self) -> bool {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Lets go of the backing files that were replaced and are not `needed` by a record. `true`: all of them.
     pub fn sweep(&self, needed: impl Fn(u64) -> bool) -> bool {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);

@@ -200,11 +200,7 @@ fn refuse(operation: &'static str, inode: Inode, error: &Error) -> Errno {
 /// Flags of OPEN and CREATE.
 fn access(flags: u32) -> Access {
     let has = |flag: i32| flags & flag as u32 != 0;
-    Access {
-        write: flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32,
-        append: has(libc::O_APPEND),
-        truncate: has(libc::O_TRUNC),
-    }
+    Access { write: flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32, truncate: has(libc::O_TRUNC) }
 }
 
 fn open_flags(opened: Opened) -> u32 {
@@ -335,7 +331,8 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let _running = self.statistics.start(Operation::Open);
         let inode = Inode(inode);
         let access = access(flags);
-        let opened = if access.truncate {
+        // Who opens to write is counted, so that must not be broken off in the middle.
+        let opened = if access.write {
             let files = self.files.clone();
             let future = async move {
                 let opened = files.open(inode, access).await?;
@@ -366,22 +363,23 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         offset: u64,
         data: &[u8],
         write_flags: u32,
-        _flags: u32,
+        flags: u32,
     ) -> Result<ReplyWrite> {
         let _running = self.statistics.start(Operation::Write);
         let inode = Inode(inode);
         let _busy = self.requests.start([inode]);
         let (files, handle, written) = (self.files.clone(), Handle(handle), data.len());
-        let pages = write_flags & WRITE_CACHE != 0;
+        // As it is now: `fcntl` may have changed it since the file was opened. Pages of a mapped file know their place.
+        let append = write_flags & WRITE_CACHE == 0 && flags & libc::O_APPEND as u32 != 0;
         // Almost always it is done at once, and what is left has no data.
-        let at_once = async { Ok(files.write_at_once(handle, offset, data, pages)) };
+        let at_once = async { Ok(files.write_at_once(handle, offset, data, append)) };
         let left = match self.run(request, "write", inode, at_once).await? {
             AtOnce::All => None,
             AtOnce::Unannounced => Some(Bytes::new()),
             AtOnce::Nothing => Some(Bytes::copy_from_slice(data)),
         };
         if let Some(data) = left {
-            let future = async move { files.write(handle, offset, data, pages).await };
+            let future = async move { files.write(handle, offset, data, append).await };
             self.change(request, "write", inode, future).await?;
         }
         self.statistics.add_bytes_written(written);

@@ -71,6 +71,10 @@ impl Drop for Entered<'_> {
 
 /// Is SIGKILL pending for this thread? A thread that we cannot see (another pid namespace, or gone) has nobody who waits.
 pub fn is_dying(thread: u32) -> bool {
+    if thread == 0 {
+        // Of a process in another container the kernel does not tell us the number; it may be well.
+        return false;
+    }
     let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return true };
     let pending =
         status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")));

@@ -40,7 +40,7 @@ pub struct Sent {
     #[serde(with = "text::keys")]
     pub paths: Vec<(Vec<u8>, Base)>,
     /// The server has taken it. Otherwise nobody knows.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_arrived: bool,
 }
 

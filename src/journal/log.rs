@@ -259,7 +259,8 @@ impl Log {
         if self.length.saturating_add(bytes.len() as u64) > self.limit {
             return Err(Error::Full { folder: self.folder.clone(), limit: self.limit });
         }
-        self.pay();
+        // That an earlier one has arrived must not come to stand behind this one.
+        self.pay_all()?;
         self.write(&bytes)?;
         let entry = self.collections.entry(collection.to_owned()).or_default();
         entry.last_sent = bytes.len() as u64;
@@ -409,10 +410,9 @@ impl Log {
         }
         for (uuid, saves) in &pending.sent {
             for save in saves {
+                // That it has arrived is said in the record itself: a record of its own would be taken to tell what the server had
+                // at the paths of all changes, also of those that came after it.
                 bytes.extend(encode(&Record::Sent { collection: uuid.into(), save: Cow::Borrowed(save) })?);
-                if save.has_arrived {
-                    bytes.extend(encode(&Record::Arrived { collection: uuid.into() })?);
-                }
             }
         }
         let made = remove_if_there(&new)

@@ -6,7 +6,6 @@
 use crate::actors::collection::CollectionState;
 use crate::actors::collection::draft::Draft;
 use crate::actors::listing::Listing;
-use crate::dirty::Place;
 use crate::tree::NodeId;
 use crate::vfs::object::Pinned;
 use crate::vfs::{Attributes, Entry, Handle, Inode};
@@ -29,8 +28,6 @@ pub struct OpenFile {
 /// What a handle that may write has besides.
 pub struct Writer {
     pub draft: Arc<Draft>,
-    /// Writes go to the end, whatever offset the front end gives.
-    pub append: bool,
     /// Something was written through it.
     pub has_written: AtomicBool,
     /// The file's generation up to which a `flush` has ended well. Not when it begins: copies of a handle are closed side by side (a
@@ -52,11 +49,6 @@ impl Writer {
         if self.has_written.load(Ordering::Acquire) {
             self.flushed.store(generation, Ordering::Release);
         }
-    }
-
-    /// Where a write goes; `pages` as in [`crate::vfs::FileSystem::write`].
-    pub fn place(&self, offset: u64, pages: bool) -> Place {
-        if self.append && !pages { Place::End } else { Place::At(offset) }
     }
 }
 

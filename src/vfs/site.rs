@@ -300,12 +300,12 @@ impl FileSystem for Site {
         self.create_file(parent, name, access, exclusive).await
     }
 
-    fn write_at_once(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> AtOnce {
-        self.write_file_at_once(handle, offset, data, pages)
+    fn write_at_once(&self, handle: Handle, offset: u64, data: &[u8], append: bool) -> AtOnce {
+        self.write_file_at_once(handle, offset, data, append)
     }
 
-    async fn write(&self, handle: Handle, offset: u64, data: Bytes, pages: bool) -> Result<(), Error> {
-        self.write_file(handle, offset, data, pages).await
+    async fn write(&self, handle: Handle, offset: u64, data: Bytes, append: bool) -> Result<(), Error> {
+        self.write_file(handle, offset, data, append).await
     }
 
     async fn flush(&self, handle: Handle) -> Result<(), Error> {

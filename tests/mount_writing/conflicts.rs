@@ -1,11 +1,12 @@
 //! Several clients change one collection.
 
 use crate::fixture::{Fixture, QUIET, names};
-use crate::mount_support::files::{errno, open, save};
+use crate::mount_support::files::{close, errno, open, save};
 use crate::mount_support::writer::{Writer, is_ours};
 use crate::support::until;
 use serde_json::json;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -212,11 +213,50 @@ fn file_open_for_writing_keeps_its_base() {
     crate::support::until("the change to arrive", || names(&path).contains(&"c".to_owned()));
     file.set_len(0).unwrap();
     file.write_all_at(b"mine", 0).unwrap();
-    crate::mount_support::files::close(file).unwrap();
+    close(file).unwrap();
     let files = fixture.client.files(&fixture.made.uuid);
     for content in [&b"theirs"[..], b"mine"] {
         assert!(files.values().any(|found| found == content), "{:?}", files.keys());
     }
+}
+
+/// The draft of a file that is open for writing has the content that was seen. It must not take the place of a longer one unseen.
+#[test]
+fn what_another_client_appended_outlives_our_append() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--refresh-time=1"]);
+    let path = fixture.path();
+    let file = open(&path.join("a"), libc::O_WRONLY | libc::O_APPEND).unwrap();
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"first");
+    let (old, more) = (fixture.client.manifest(&[("a", b"first")]), fixture.client.manifest(&[("x", b", theirs")]));
+    let block = |text: &str| text.split(' ').nth(1).unwrap().to_owned();
+    let grown = format!(". {} {} 0:5:a 5:8:a\n", block(&old), block(&more));
+    fixture.client.replace(&fixture.made.uuid, grown);
+    until("theirs to arrive", || fs::read(path.join("a")).unwrap() == b"first, theirs");
+    (&file).write_all(b", mine").unwrap();
+    close(file).unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    for content in [&b"first, theirs"[..], b"first, mine"] {
+        assert!(files.values().any(|found| found == content), "{files:?}");
+    }
+}
+
+/// Nothing was written to it, only its time was set.
+#[test]
+fn empty_file_that_is_touched_here_does_not_wipe_what_another_client_wrote() {
+    let fixture = Fixture::new(&QUIET);
+    fixture.client.put_files(&fixture.made.uuid, &[("empty", b"")]);
+    let path = fixture.path();
+    assert_eq!(fs::read(path.join("empty")).unwrap(), b"");
+    fixture.client.put_files(&fixture.made.uuid, &[("empty", b"theirs")]);
+    let file = open(&path.join("empty"), libc::O_WRONLY).unwrap();
+    file.try_clone().unwrap().set_times(fs::FileTimes::new().set_modified(std::time::SystemTime::UNIX_EPOCH)).unwrap();
+    close(file).unwrap();
+    save(&path.join("another"), b"mine").unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    assert!(files.values().any(|content| content == b"theirs"), "{files:?}");
 }
 
 /// The mark to beat: of what two `arv-mount` and an SDK client close in 20 seconds, in different files of one collection,

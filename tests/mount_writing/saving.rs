@@ -332,3 +332,75 @@ fn move_that_was_promised_outlives_a_save_that_leaves_the_file_out_because_it_is
     let found = fs::read(fixture.path().join("moved")).unwrap();
     assert!(found.starts_with(b"first"), "{}", String::from_utf8_lossy(&found));
 }
+
+/// `sync f` opens the file for reading.
+#[test]
+fn fsync_through_a_descriptor_for_reading_keeps_what_others_have_written() {
+    if !is_ours() {
+        return;
+    }
+    for mode in ["close", "idle:60"] {
+        let mut fixture = Fixture::new(&[&format!("--sync={mode}")]);
+        let path = fixture.path();
+        let file = open(&path.join("half"), libc::O_CREAT | libc::O_WRONLY).unwrap();
+        (&file).write_all(b"half written").unwrap();
+        File::open(path.join("half")).unwrap().sync_all().unwrap();
+        fixture.writer.kill();
+        fixture.writer.clear();
+        drop(file);
+        fixture.writer.start_again();
+        assert_eq!(fs::read(path.join("half")).unwrap(), b"half written", "{mode}");
+    }
+}
+
+/// Log rotation.
+#[test]
+fn file_that_is_renamed_while_it_is_open_for_writing_outlives_a_kill() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=idle:60"]);
+    let path = fixture.path();
+    let file = open(&path.join("a"), libc::O_RDWR).unwrap();
+    fs::rename(path.join("a"), path.join("a.1")).unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    drop(file);
+    fixture.writer.start_again();
+    assert_eq!(fs::read(path.join("a.1")).unwrap(), b"first");
+    assert!(!path.join("a").exists());
+}
+
+#[test]
+fn append_flag_counts_as_it_is_when_something_is_written() {
+    let fixture = Fixture::new(&[]);
+    let path = fixture.path();
+    let file = open(&path.join("a"), libc::O_WRONLY | libc::O_APPEND).unwrap();
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"F", 0).unwrap();
+    close(file).unwrap();
+    assert!(fixture.server_has("a", b"First"));
+}
+
+/// The draft of a file that is open for writing is not forgotten with the collection, or what is written later goes nowhere.
+#[test]
+fn writer_goes_on_when_his_collection_comes_back_from_the_trash() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--refresh-time=1"]);
+    let path = fixture.path();
+    let file = open(&path.join("log"), libc::O_CREAT | libc::O_WRONLY | libc::O_APPEND).unwrap();
+    (&file).write_all(b"one").unwrap();
+    file.try_clone().unwrap().sync_all().unwrap();
+    fixture.client.delete(&fixture.made.uuid);
+    std::thread::sleep(Duration::from_secs(3));
+    let _ = fs::read(path.join("a"));
+    let back = json!({"is_trashed": false, "trash_at": null, "delete_at": null});
+    fixture.control("raw", json!({"uuid": fixture.made.uuid, "set": back}));
+    until("the collection to be back", || fs::read(path.join("a")).is_ok());
+    let written = (&file).write_all(b", two");
+    let closed = errno(close(file));
+    // Either it is saved, or the writer hears that it is not.
+    assert!(fixture.server_has("log", b"one, two") || written.is_err() || closed != 0, "{written:?} {closed}");
+}

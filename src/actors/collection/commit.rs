@@ -426,7 +426,9 @@ impl Commit {
         };
         let is_ambiguous = prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
         let kind = (edits.is_none(), is_ambiguous, versioned);
-        let conditions = guard::conditions(self.writing.guard, self.guard, base, kind);
+        // What an event has told since the save began counts, too: the bytes may have taken their time.
+        let others = self.guard.others || self.cell.marks() != self.state.marks;
+        let conditions = guard::conditions(self.writing.guard, Plan { others, ..self.guard }, base, kind);
         if conditions.version {
             update.attributes.insert("version".into(), json!(record.version));
         }

@@ -68,10 +68,16 @@ impl OpenFiles {
     }
 }
 
+struct Save {
+    result: String,
+    base: String,
+    /// Its event has come. Whatever leads to the same content after that is somebody else's.
+    is_heard: bool,
+}
+
 #[derive(Default)]
 struct Inner {
-    /// Result and base of each save.
-    saves: VecDeque<(String, String)>,
+    saves: VecDeque<Save>,
     /// Hash and tree of the bases of the last saves.
     bases: VecDeque<(String, Snapshot)>,
     overwritten: Vec<Overwritten>,
@@ -87,10 +93,14 @@ impl Echoes {
     /// A save that leads from `base` to `result` is about to be sent.
     pub(super) fn expect(&self, result: &str, base: &str) {
         let mut inner = self.inner();
+        if inner.saves.iter().any(|save| !save.is_heard && save.result == result && save.base == base) {
+            // Sent before, and perhaps in vain.
+            return;
+        }
         if inner.saves.len() == MOST {
             inner.saves.pop_front();
         }
-        inner.saves.push_back((result.to_owned(), base.to_owned()));
+        inner.saves.push_back(Save { result: result.to_owned(), base: base.to_owned(), is_heard: false });
     }
 
     /// What a save starts from, in case it overwrites something unseen.
@@ -114,12 +124,14 @@ impl Echoes {
     pub fn hear(&self, old: Option<&str>, new: Option<&str>, log: u64) -> Heard {
         let Some(new) = new else { return Heard::Foreign };
         let mut inner = self.inner();
-        let Some((_, base)) = inner.saves.iter().rev().find(|(result, _)| result == new).cloned() else {
+        let Some(save) = inner.saves.iter_mut().rev().find(|save| !save.is_heard && save.result == new) else {
             inner.foreign = Some(new.to_owned());
             return Heard::Foreign;
         };
+        save.is_heard = true;
+        let base = save.base.clone();
         if let Some(old) = old.filter(|old| *old != base && *old != new) {
-            let is_ours = inner.saves.iter().any(|(result, _)| result == old);
+            let is_ours = inner.saves.iter().any(|save| !save.is_heard && save.result == old);
             if !is_ours {
                 inner.overwritten.push(Overwritten { log, base, found: old.to_owned() });
             }
@@ -159,6 +171,30 @@ mod tests {
         assert_eq!(echoes.hear(Some("x"), Some("b"), 7), Heard::Echo);
         let found = Overwritten { log: 7, base: "a".into(), found: "x".into() };
         assert_eq!(echoes.take_overwritten(), [found]);
+    }
+
+    /// Another client takes back what we did: the content is one that a save of ours had led to.
+    #[test]
+    fn change_of_others_to_what_we_had_saved_is_no_echo() {
+        let echoes = Echoes::default();
+        echoes.expect("b", "a");
+        echoes.expect("c", "b");
+        assert_eq!(echoes.hear(Some("a"), Some("b"), 1), Heard::Echo);
+        assert_eq!(echoes.hear(Some("b"), Some("c"), 2), Heard::Echo);
+        assert_eq!(echoes.hear(Some("c"), Some("b"), 3), Heard::Foreign);
+        echoes.expect("d", "c");
+        assert_eq!(echoes.hear(Some("b"), Some("d"), 4), Heard::Echo);
+        let found = Overwritten { log: 4, base: "c".into(), found: "b".into() };
+        assert_eq!(echoes.take_overwritten(), [found]);
+    }
+
+    #[test]
+    fn save_that_is_sent_twice_is_heard_once() {
+        let echoes = Echoes::default();
+        echoes.expect("b", "a");
+        echoes.expect("b", "a");
+        assert_eq!(echoes.hear(Some("a"), Some("b"), 1), Heard::Echo);
+        assert_eq!(echoes.hear(Some("x"), Some("b"), 2), Heard::Foreign);
     }
 
     #[test]

@@ -27,6 +27,10 @@ impl Finished {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.files().is_empty()
+    }
+
     /// Lets go of the backing files that nobody needs. `true`: all of them; otherwise somebody has to look again.
     pub(super) fn sweep(&self, journal: Option<&Journal>) -> bool {
         let mut files = std::mem::take(&mut *self.files());

@@ -16,7 +16,7 @@ use crate::journal::Sent;
 use crate::keep::manifest::Piece;
 use crate::keep::{BlockHash, Locator};
 use crate::tree::commit::{Depth, Touched};
-use crate::tree::{Conflict, Merge, NodeId, Snapshot, diff, merge};
+use crate::tree::{Conflict, Merge, NodeId, Snapshot, diff, merge, same_content};
 use actix::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -45,6 +45,8 @@ pub(super) struct Merged {
     conflicts: Vec<Conflict>,
     /// Open files that have lost their place, with its path.
     displaced: Vec<(u32, Vec<u8>)>,
+    /// Files here that have nothing but what the server had, and are not open.
+    outdated: Vec<u32>,
 }
 
 /// Works out what `state` becomes when the server has `theirs`, of which `sent` is ours.
@@ -59,6 +61,23 @@ pub(super) async fn work_out(
     let work =
         tokio::task::spawn_blocking(move || merge_now(&state, (&theirs, &sent), time, &equal, writing.on_conflict));
     work.await.map_err(|error| Error::Failed(format!("a merge: {error}")))?
+}
+
+/// The same in the actor itself, for small changes that never cease. Files that are not saved are not compared byte by byte.
+pub(super) fn work_out_at_once(
+    writing: &Writing,
+    state: &Arc<CollectionState>,
+    (theirs, sent): (&Snapshot, &[Sent]),
+) -> Result<Merged, Error> {
+    merge_now(state, (theirs, sent), Utc::now(), &HashSet::new(), writing.on_conflict)
+}
+
+/// Has somebody written here what the server does not have? An empty file that was only touched has nothing.
+fn has_content(state: &CollectionState, number: u32, node: NodeId) -> bool {
+    let Some(draft) = state.draft(number).filter(|draft| draft.is_changed()) else { return false };
+    let base = &state.base.snapshot;
+    let before = base.find(&state.snapshot.path(node)).filter(|before| !base.is_directory(*before));
+    draft.file.size() > 0 || before.is_none_or(|before| base.size(before) > 0)
 }
 
 /// A block that nothing is equal to, as large as the file.
@@ -79,15 +98,15 @@ fn merge_now(
     on_conflict: OnConflict,
 ) -> Result<Merged, Error> {
     let mut changed = Vec::new();
-    let mut open = Vec::new();
+    let mut unchanged = Vec::new();
     let mut editor = state.snapshot.edit();
     for (number, draft) in &state.drafts {
         let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) else { continue };
-        if draft.is_changed() {
+        if has_content(state, *number, node) {
             editor.set_content(node, &stand_in(state, *number))?;
             changed.push(node);
-        } else if draft.is_open() {
-            open.push((*number, node, state.snapshot.path(node)));
+        } else {
+            unchanged.push((*number, node, state.snapshot.path(node), draft.is_open()));
         }
     }
     let mine = editor.finish();
@@ -108,10 +127,30 @@ fn merge_now(
             }
         }
     }
+    // Who has a file open for writing goes on with the content that he has seen. Where that is not the server's any more, it must
+    // not take its place unseen, also where theirs has only grown: the file is another one then.
+    let mut outdated = Vec::new();
+    let mut displaced = Vec::new();
+    for (number, node, path, is_open) in unchanged {
+        let merged = editor.snapshot();
+        let is_there = merged.is_linked(node);
+        if is_there && same_content(&state.snapshot, node, merged, node) {
+            continue;
+        }
+        if !is_open {
+            outdated.push(number);
+            continue;
+        }
+        if is_there {
+            let (parent, name) = (merged.parent(node), merged.name(node).to_vec());
+            let pieces: Vec<_> = merged.pieces(node).collect();
+            editor.remove(parent, &name)?;
+            editor.set_file(parent, &name, &pieces)?;
+        }
+        displaced.push((number, path));
+    }
     let snapshot = editor.finish();
-    let displaced = open.into_iter().filter(|(_, node, _)| !snapshot.is_linked(*node));
-    let displaced = displaced.map(|(number, _, path)| (number, path)).collect();
-    Ok(Merged { from: state.clone(), snapshot, conflicts, displaced })
+    Ok(Merged { from: state.clone(), snapshot, conflicts, displaced, outdated })
 }
 
 /// The unsaved files here that are, byte by byte, what the server has at their path.
@@ -215,6 +254,11 @@ impl CollectionActor {
         let mut state = next;
         state.numbers = current.numbers.clone();
         state.drafts = current.drafts.clone();
+        for number in merged.outdated {
+            if let Some(draft) = state.drafts.remove(&number) {
+                self.finish(draft.file.clone());
+            }
+        }
         let modified = state.record.modified_at;
         let mut changes = Vec::new();
         for change in diff(&current.snapshot, &merged.snapshot) {

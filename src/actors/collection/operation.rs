@@ -40,8 +40,7 @@ pub enum Operation {
     SetModified { number: u32, time: DateTime<Utc> },
     /// Puts a file or a directory from another collection here.
     Place { parent: u32, name: Vec<u8>, moved: Moved, keep: bool },
-    /// Takes away what was placed elsewhere, whatever it is. `content` is what was seen there: if it is not that any more, nothing
-    /// is taken away.
+    /// Takes away what was placed elsewhere, whatever it is, unless it is not that any more or somebody writes to it.
     Take { parent: u32, name: Vec<u8>, moved: Moved },
 }
 
@@ -77,11 +76,19 @@ struct Edit {
     touched: Vec<(Vec<u8>, Depth)>,
     /// Files that nobody needs any more, but the journal perhaps.
     finished: Vec<Arc<DirtyFile>>,
+    /// Files that the journal has to have under their new name, though they may be open.
+    moved: Vec<u32>,
 }
 
 impl Edit {
     fn of(state: &Arc<CollectionState>) -> Edit {
-        Edit { state: (**state).clone(), editor: state.snapshot.edit(), touched: Vec::new(), finished: Vec::new() }
+        Edit {
+            state: (**state).clone(),
+            editor: state.snapshot.edit(),
+            touched: Vec::new(),
+            finished: Vec::new(),
+            moved: Vec::new(),
+        }
     }
 
     fn snapshot(&self) -> &Snapshot {
@@ -231,6 +238,7 @@ impl CollectionActor {
                         self.local.displaced.remove(&number);
                     } else if !known.is_changed() && !known.file.is_local() {
                         edit.state.numbers.set_modified(number, Some(known.file.modified()));
+                        edit.finished.push(known.file.clone());
                         edit.state.drafts.remove(&number);
                     } else if known.is_changed() {
                         let path = edit.snapshot().path(node);
@@ -251,6 +259,8 @@ impl CollectionActor {
             }
             Operation::Written { number } => {
                 let node = edit.state.node(number).ok_or(Error::Gone)?;
+                // Without its draft nothing that is written would ever be saved.
+                edit.state.draft(number).ok_or(Error::Gone)?;
                 if let Some(path) = self.local.displaced.get(&number).cloned() {
                     self.resolve_displaced(&mut edit, &writing, number, node, path, now)?;
                 } else if edit.snapshot().is_linked(node) {
@@ -297,14 +307,24 @@ impl CollectionActor {
                 if !crate::tree::same_content(&moved.state.snapshot, moved.node, edit.snapshot(), node) {
                     return Err(Error::Busy);
                 }
+                let mut drafts = Vec::new();
+                for (_, below) in files_below(&moved) {
+                    let number = moved.state.number(below);
+                    let Some(draft) = edit.state.draft(number) else { continue };
+                    // What was written since to a file that was handed over is there too. To another it would be lost.
+                    let handed_over = moved.state.draft(number).is_some_and(|it| Arc::ptr_eq(&it.file, &draft.file));
+                    if draft.is_open() || (draft.is_changed() && !handed_over) {
+                        return Err(Error::Busy);
+                    }
+                    drafts.push(number);
+                }
                 let path = edit.path(directory, &name);
                 edit.editor.remove(directory, &name)?;
                 edit.touch(path, Depth::Entry);
                 edit.stamp(directory, now);
-                for (_, below) in files_below(&moved) {
+                for number in drafts {
                     // Its bytes belong to the other collection now: nothing is discarded.
-                    let number = edit.state.number(below);
-                    if edit.state.drafts.get(&number).is_some_and(|draft| !draft.is_open()) {
+                    if !self.cell.shared().open.contains(number) {
                         edit.state.drafts.remove(&number);
                     }
                 }
@@ -312,6 +332,7 @@ impl CollectionActor {
             }
         };
         let is_change = !edit.touched.is_empty();
+        self.local.journal.files.extend(edit.moved);
         edit.finished.into_iter().for_each(|file| self.finish(file));
         for (path, depth) in &edit.touched {
             self.local.touch(path, *depth);
@@ -423,11 +444,15 @@ fn rename(
     if let Some(replaced) = replaced {
         edit.drop_drafts_of(replaced, open);
     }
-    // The old name goes with the next save, so what is behind the new one has to go with it, half written or not.
+    // The old name goes with the next save and the next record, so what is behind the new one has to go with it, half written or
+    // not.
     let numbers = edit.state.numbers.clone();
     for (number, draft) in &edit.state.drafts {
         let is_moved =
             numbers.node(edit.editor.snapshot(), *number).is_some_and(|file| is_below(edit.snapshot(), file, node));
+        if is_moved {
+            edit.moved.push(*number);
+        }
         if is_moved && draft.is_changed() {
             draft.promise();
         }
@@ -470,9 +495,8 @@ fn hand_over(edit: &mut Edit, moved: &Moved, top: NodeId) {
         return;
     }
     for (path, file) in files_below(moved) {
-        let Some(draft) = moved.state.draft(moved.state.number(file)).filter(|draft| draft.is_changed()) else {
-            continue;
-        };
+        // Also what was saved meanwhile: the tree that is moved along does not have that yet.
+        let Some(draft) = moved.state.draft(moved.state.number(file)) else { continue };
         let here = path.iter().try_fold(top, |directory, name| edit.editor.snapshot().lookup(directory, name));
         if let Some(node) = here {
             let number = edit.state.number(node);
@@ -487,9 +511,12 @@ impl Handler<Apply> for CollectionActor {
     fn handle(&mut self, Apply { operation, need, reply }: Apply, context: &mut Context<Self>) {
         match self.apply(operation) {
             Err(error) => drop(reply.send(Err(error))),
-            Ok((applied, paths)) => self.answer_when((need, Waits::Paths(paths)), context, move |result| {
-                let _ = reply.send(result.map(|()| applied));
-            }),
+            Ok((applied, paths)) => {
+                self.answer_when((need, Waits::Paths(paths)), context, move |result| {
+                    let _ = reply.send(result.map(|()| applied));
+                });
+                self.sweep_soon(context);
+            }
         }
     }
 }

@@ -8,11 +8,11 @@
 //! published then and ends in a handler, so none can undo what another did meanwhile. Readers notice nothing of it.
 
 use crate::actors::Error;
-use crate::actors::collection::CollectionActor;
 use crate::actors::collection::aside::Reason;
 use crate::actors::collection::commit::{Blamed, Commit, Ended, Outcome, Reach};
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::waiting::{Waiter, Waits};
+use crate::actors::collection::{CollectionActor, Writing};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::dirty::DirtyFile;
@@ -236,6 +236,7 @@ impl CollectionActor {
             return;
         }
         if self.local.touched.is_empty() {
+            self.local.refusals = 0;
             self.was_saved_up_to(self.local.changes, context);
             return;
         }
@@ -335,6 +336,10 @@ impl CollectionActor {
             Outcome::Failed(error) => self.save_failed(error, context),
         }
         self.advance(context);
+        // What events told meanwhile was not looked at.
+        if self.cell.is_used() && self.cell.load().is_some_and(|state| state.marks != self.cell.marks()) {
+            self.look_soon(context);
+        }
     }
 
     /// The server takes everything but this.
@@ -377,7 +382,7 @@ impl CollectionActor {
 
     pub(super) fn save_failed(&mut self, error: Error, context: &mut Context<Self>) {
         self.local.failures += 1;
-        let pause = FIRST_RETRY.saturating_mul(1 << (self.local.failures - 1).min(10)).min(LONGEST_RETRY);
+        let pause = self.retry_pause();
         tracing::error!(
             collection = self.cell.key(),
             cause = %error,
@@ -387,8 +392,7 @@ impl CollectionActor {
         );
         let everybody = std::mem::take(&mut self.local.waiters);
         self.fail_when_safe(everybody, error, context);
-        let is_exit = self.environment.writing.as_ref().is_some_and(|writing| writing.sync == SyncMode::Exit);
-        if !is_exit {
+        if self.saves_by_itself() {
             self.save_in(pause, context);
         }
     }
@@ -405,7 +409,9 @@ impl CollectionActor {
         self.sweep_finished(context);
         if !self.local.journal.is_running && self.local.journal.waiters.is_empty() {
             self.local.journal.touched = self.local.touched.clone();
-            self.local.journal.files.clear();
+            if self.local.touched.is_empty() {
+                self.local.journal.files.clear();
+            }
         }
         if !self.local.aside.is_empty() {
             let paths = self.local.aside.paths();
@@ -434,7 +440,15 @@ impl CollectionActor {
         let journal = writing.journal.as_deref();
         let is_all = writing.finished.sweep(journal)
             & writing.store.sweep(|backing| journal.is_some_and(|journal| journal.names(backing)));
-        if !is_all && !self.local.sweeps {
+        if !is_all {
+            self.sweep_soon(context);
+        }
+    }
+
+    /// Looks soon whether there are backing files that nobody needs.
+    pub(super) fn sweep_soon(&mut self, context: &mut Context<Self>) {
+        let has_any = |writing: &Arc<Writing>| !(writing.finished.is_empty() && writing.store.has_swept());
+        if !self.local.sweeps && self.environment.writing.as_ref().is_some_and(has_any) {
             self.local.sweeps = true;
             context.run_later(SWEEP, |actor, context| {
                 actor.local.sweeps = false;
@@ -469,9 +483,21 @@ impl CollectionActor {
             self.save(context);
             return;
         }
-        if self.local.failures == 0 {
+        if self.local.failures == 0 || !self.local.waiters.is_empty() {
             self.after_change(context);
+        } else if self.local.timer.is_none() && self.has_work() && self.saves_by_itself() {
+            // The timer of the next try came while something else was under way.
+            self.save_in(self.retry_pause(), context);
         }
+    }
+
+    /// Changes are saved sooner or later though nobody asks.
+    fn saves_by_itself(&self) -> bool {
+        self.environment.writing.as_ref().is_some_and(|writing| writing.sync != SyncMode::Exit)
+    }
+
+    fn retry_pause(&self) -> Duration {
+        FIRST_RETRY.saturating_mul(1 << self.local.failures.saturating_sub(1).min(10)).min(LONGEST_RETRY)
     }
 }
 

@@ -35,6 +35,11 @@ const LONGEST_LOG: u64 = 256 << 20;
 /// How long a mount is put off by what an earlier one has left. Long enough for a few collections, or a gigabyte on the way.
 const RECOVERY: Duration = Duration::from_secs(20);
 
+/// The longest pause before what an earlier mount has left is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// How often it is looked meanwhile whether that has been saved with something else.
+const LOOK: Duration = Duration::from_millis(300);
+
 /// How often collections are tried to be saved at the end before what is left stays in the journal.
 const LAST_ATTEMPTS: u32 = 3;
 
@@ -112,10 +117,10 @@ fn open_journal(
 /// Takes over what mounts that were killed had not saved, and saves it before anybody can change it. What cannot be saved
 /// now shows all the same, and is saved in the background; its journal stays until then. Returns who does that.
 pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
-    let mut tasks = Vec::new();
+    let mut journals = Vec::new();
+    let mut collections: BTreeMap<String, Vec<(Arc<Journal>, Arc<Left>)>> = BTreeMap::new();
     // A mount that died while it saved what another had left has noted in a journal of its own what it sent.
     let sent: Vec<BTreeMap<String, Vec<Sent>>> = recovered.iter().map(|found| found.sent.clone()).collect();
-    let mut journals = Vec::new();
     for (number, found) in recovered.into_iter().enumerate() {
         let id = found.journal.id();
         if let Some(damage) = &found.damage {
@@ -142,15 +147,33 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
             );
             let sent = sent_by(&sent, number, &uuid);
             let left = Arc::new(Left { changes, sent, scratch: scratch.clone() });
-            // Shown before the mount is there.
-            let result = supervisor.adopt_journal(&uuid, &left).await;
-            let saving = save_recovered(supervisor.clone(), journal.clone(), uuid, left, result);
-            let mut task = tokio::spawn(saving);
-            if tokio::time::timeout(RECOVERY, &mut task).await.is_err() {
-                tasks.push(task);
-            }
+            collections.entry(uuid).or_default().push((journal.clone(), left));
         }
         journals.push((journal, found.sent));
+    }
+    let mut saving = Vec::new();
+    for (uuid, journals) in collections {
+        // Shown before the mount is there.
+        let is_adopted = match journals.first() {
+            Some((_, left)) => supervisor.adopt_journal(&uuid, left).await,
+            None => continue,
+        };
+        let supervisor = supervisor.clone();
+        saving.push(tokio::spawn(async move {
+            let mut is_adopted = is_adopted;
+            // What a later mount has left comes after what an earlier one has, however long that takes.
+            for (journal, left) in journals {
+                save_recovered(&supervisor, &journal, &uuid, &left, is_adopted).await;
+                is_adopted = Err(actors::Error::Busy);
+            }
+        }));
+    }
+    let deadline = tokio::time::Instant::now() + RECOVERY;
+    let mut tasks = Vec::new();
+    for mut task in saving {
+        if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+            tasks.push(task);
+        }
     }
     // Whoever has nothing but notes is not needed once those who need the notes are done.
     if tasks.is_empty() {
@@ -191,43 +214,50 @@ fn forget(journal: &Journal, uuid: &str) {
     }
 }
 
+/// Saves what one journal has, and does not end before that is done. It is taken over once, and settled only after that: whatever
+/// else the collection has to save is not this. `first`: what came of the first try to take it over.
 async fn save_recovered(
-    supervisor: Arc<Supervisor>,
-    journal: Arc<Journal>,
-    uuid: String,
-    left: Arc<Left>,
-    adopted: Result<(), actors::Error>,
+    supervisor: &Supervisor,
+    journal: &Journal,
+    uuid: &str,
+    left: &Arc<Left>,
+    first: Result<(), actors::Error>,
 ) {
-    let last = left.changes.iter().map(|(sequence, _)| *sequence).max();
-    let cell = supervisor.collection(&uuid);
-    let mut result = match adopted {
-        Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
-        Err(error) => Err(error),
+    let cell = supervisor.collection(uuid);
+    let mut adopted = match first {
+        // Its turn has come only now.
+        Err(actors::Error::Busy) => supervisor.adopt_journal(uuid, left).await,
+        first => first,
     };
     let mut pause = Duration::from_secs(1);
-    while let Err(error) = &result {
+    loop {
+        let result = match &adopted {
+            Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
+            Err(error) => Err(error.clone()),
+        };
+        let Err(error) = result else { break };
         tracing::error!(
             collection = uuid,
             journal = journal.id(),
             %error,
             "what an earlier mount had not saved cannot be saved yet: it stays in its journal (see `arvados journal list`)"
         );
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(300));
-        result = match cell.load() {
-            Some(state) if state.is_unsaved() => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
-            _ => match supervisor.adopt_journal(&uuid, &left).await {
-                Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
-                Err(error) => Err(error),
-            },
-        };
+        let again = tokio::time::Instant::now() + pause;
+        let is_saved = || cell.load().is_some_and(|state| !state.is_unsaved());
+        while tokio::time::Instant::now() < again && !(adopted.is_ok() && is_saved()) {
+            tokio::time::sleep(LOOK).await;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        if adopted.is_err() {
+            adopted = supervisor.adopt_journal(uuid, left).await;
+        }
     }
-    if let Some(last) = last
-        && let Err(error) = journal.settled(&uuid, last)
+    if let Some(last) = left.changes.iter().map(|(sequence, _)| *sequence).max()
+        && let Err(error) = journal.settled(uuid, last)
     {
         tracing::warn!(journal = journal.id(), %error, "cannot note that a journal was saved");
     }
-    forget(&journal, &uuid);
+    forget(journal, uuid);
 }
 
 /// Saves everything. `false`: something could not be saved; it is in the journal, and the log says so.

@@ -288,7 +288,7 @@ pub struct CollectionsConfig {
     pub forward_slash_name_substitution: Option<String>,
     pub collection_versioning: Option<bool>,
     /// How long a collection must have been left alone for a change to make a new version.
-    #[serde(deserialize_with = "go_duration")]
+    #[serde(deserialize_with = "go_delay")]
     pub preserve_version_if_idle: Option<Duration>,
     pub default_replication: Option<u32>,
 }
@@ -301,9 +301,14 @@ pub struct StorageClass {
     pub priority: i64,
 }
 
-fn go_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+/// A time after which something happens, or, if it is negative, never does.
+fn go_delay<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text: Option<String> = Option::deserialize(deserializer)?;
-    Ok(text.as_deref().and_then(parse_go_duration))
+    let parse = |text: &str| match text.strip_prefix('-') {
+        Some(rest) => parse_go_duration(rest).map(|_| Duration::MAX),
+        None => parse_go_duration(text),
+    };
+    Ok(text.as_deref().and_then(parse))
 }
 
 /// Durations as Go prints them: `336h`, `1m30s`, `10s`, `1.5s`, `100ms`. `None` for anything else and for negative ones.

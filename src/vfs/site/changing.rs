@@ -12,10 +12,12 @@
 
 use super::{Directory, Site};
 use crate::actors;
+use crate::actors::collection::draft::Draft;
 use crate::actors::collection::operation::{Applied, Moved, Operation};
 use crate::actors::collection::saving::{Files, Need, SyncMode};
 use crate::actors::collection::{CollectionCell, CollectionState, Kind as CollectionKind, Writing};
 use crate::actors::listing::{Item, ListingCell, Source, Target};
+use crate::dirty::Place;
 use crate::keep::manifest::check_new_name;
 use crate::tree::NodeId;
 use crate::vfs::handle::{Open, OpenFile, Writer};
@@ -151,11 +153,20 @@ impl Site {
         let applied = match self.supervisor.apply(&cell, operation, Need::Nothing).await {
             Ok(applied) => applied,
             Err(actors::Error::Exists) if !exclusive => {
+                // A node of one state is none of another, a number is.
+                let number = state.number(node);
                 let state = self.supervisor.collection_state(&cell, false).await?;
-                let found = state.snapshot.lookup(node, name).ok_or(Error::Stale)?;
+                let directory = state.node(number).ok_or(Error::Stale)?;
+                let found = state.snapshot.lookup(directory, name).ok_or(Error::Stale)?;
                 let inode = Inode::new(object.slot, state.number(found));
                 let opened = self.open_for_writing(object, &cell, inode, access).await?;
-                let entry = self.attributes(inode).await?;
+                let entry = match self.attributes(inode).await {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        self.release_file(opened.handle).await;
+                        return Err(error);
+                    }
+                };
                 self.objects.remember(inode.slot());
                 return Ok((entry, opened));
             }
@@ -163,7 +174,7 @@ impl Site {
         };
         let entry = self.entry_of(&object, &applied)?;
         self.objects.remember(object.slot);
-        let opened = self.opened(object, &applied, access, true)?;
+        let opened = self.opened(object, &applied, true)?;
         Ok((entry, opened))
     }
 
@@ -177,12 +188,16 @@ impl Site {
     ) -> Result<Opened, Error> {
         let operation = Operation::Open { number: inode.number() };
         let applied = self.supervisor.apply(cell, operation, Need::Nothing).await?;
-        let opened = self.opened(object, &applied, access, false)?;
+        let opened = self.opened(object, &applied, false)?;
         if access.truncate
             && let Some(draft) = &applied.draft
-            && draft.file.size() > 0
+            // Also what is empty already, as long as the collection has not been told.
+            && (draft.file.size() > 0 || (draft.is_changed() && !draft.is_announced()))
         {
-            self.change_file(cell, inode.number(), &applied, 0).await?;
+            if let Err(error) = self.change_file(cell, inode.number(), &applied, 0).await {
+                self.release_file(opened.handle).await;
+                return Err(error);
+            }
             if let Some(open) = self.handles.get(opened.handle)
                 && let Open::File(OpenFile { writer: Some(writer), .. }) = open.as_ref()
             {
@@ -192,12 +207,11 @@ impl Site {
         Ok(opened)
     }
 
-    fn opened(&self, object: Pinned, applied: &Applied, access: Access, is_new: bool) -> Result<Opened, Error> {
+    fn opened(&self, object: Pinned, applied: &Applied, is_new: bool) -> Result<Opened, Error> {
         let node = applied.state.node(applied.number).ok_or(Error::Stale)?;
         let attributes = self.node_attributes(&object, &applied.state, node);
         let writer = applied.draft.clone().map(|draft| Writer {
             draft,
-            append: access.append,
             has_written: AtomicBool::new(false),
             flushed: AtomicU64::new(u64::MAX),
             is_new: AtomicBool::new(is_new),
@@ -220,8 +234,17 @@ impl Site {
     ) -> Result<(), Error> {
         let Some(draft) = &applied.draft else { return Err(Error::Stale) };
         draft.file.truncate(size).await.map_err(actors::Error::from)?;
-        if draft.announce() {
-            self.supervisor.apply(cell, Operation::Written { number }, Need::Nothing).await?;
+        self.announce(cell, number, draft).await
+    }
+
+    /// Tells the collection that a file has changed, unless it knows.
+    async fn announce(&self, cell: &Arc<CollectionCell>, number: u32, draft: &Draft) -> Result<(), Error> {
+        if draft.announce()
+            && let Err(error) = self.supervisor.apply(cell, Operation::Written { number }, Need::Nothing).await
+        {
+            // Nobody knows of the change: the next one tells again.
+            draft.retract();
+            return Err(error.into());
         }
         Ok(())
     }
@@ -247,9 +270,7 @@ impl Site {
                 Some(Open::File(OpenFile { writer: Some(writer), .. })) => {
                     writer.draft.file.truncate(size).await.map_err(actors::Error::from)?;
                     writer.has_written.store(true, Ordering::Release);
-                    if writer.draft.announce() {
-                        self.supervisor.apply(cell, Operation::Written { number }, Need::Nothing).await?;
-                    }
+                    self.announce(cell, number, &writer.draft).await?;
                 }
                 _ => {
                     self.supervisor.collection_state(cell, false).await?;
@@ -269,10 +290,10 @@ impl Site {
         self.attributes(inode).await
     }
 
-    pub(super) fn write_file_at_once(&self, handle: Handle, offset: u64, data: &[u8], pages: bool) -> AtOnce {
+    pub(super) fn write_file_at_once(&self, handle: Handle, offset: u64, data: &[u8], append: bool) -> AtOnce {
         let open = self.handles.get(handle);
         let Some(Open::File(OpenFile { writer: Some(writer), .. })) = open.as_deref() else { return AtOnce::Nothing };
-        if !writer.draft.file.write_at_once(writer.place(offset, pages), data) {
+        if !writer.draft.file.write_at_once(place(offset, append), data) {
             return AtOnce::Nothing;
         }
         writer.has_written.store(true, Ordering::Release);
@@ -280,22 +301,14 @@ impl Site {
         if writer.draft.is_announced() { AtOnce::All } else { AtOnce::Unannounced }
     }
 
-    pub(super) async fn write_file(&self, handle: Handle, offset: u64, data: Bytes, pages: bool) -> Result<(), Error> {
+    pub(super) async fn write_file(&self, handle: Handle, offset: u64, data: Bytes, append: bool) -> Result<(), Error> {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         let Open::File(file) = open.as_ref() else { return Err(Error::NotWritable) };
         let Some(writer) = &file.writer else { return Err(Error::NotWritable) };
-        writer.draft.file.write(writer.place(offset, pages), data).await.map_err(actors::Error::from)?;
+        writer.draft.file.write(place(offset, append), data).await.map_err(actors::Error::from)?;
         writer.has_written.store(true, Ordering::Release);
-        if writer.draft.announce() {
-            let Content::Collection { cell, .. } = &file.object.content else { return Err(Error::Stale) };
-            let number = file.inode.number();
-            if let Err(error) = self.supervisor.apply(cell, Operation::Written { number }, Need::Nothing).await {
-                // Nobody knows of the change: the next write tells again.
-                writer.draft.retract();
-                return Err(error.into());
-            }
-        }
-        Ok(())
+        let Content::Collection { cell, .. } = &file.object.content else { return Err(Error::Stale) };
+        self.announce(cell, file.inode.number(), &writer.draft).await
     }
 
     /// Saves what was written through a handle, as far as `need` says.
@@ -303,13 +316,23 @@ impl Site {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         let Open::File(file) = open.as_ref() else { return Ok(()) };
         let Content::Collection { cell, .. } = &file.object.content else { return Ok(()) };
+        if let Some(writer) = file.writer.as_ref().filter(|writer| writer.is_unflushed()) {
+            // The collection was gone, and is another one: what was written here has no place in it.
+            let known = cell.load().and_then(|state| state.draft(file.inode.number()).cloned());
+            if !known.is_some_and(|known| Arc::ptr_eq(&known, &writer.draft)) {
+                return Err(Error::Stale);
+            }
+        }
         let generation = file.writer.as_ref().map(|writer| writer.draft.file.generation());
         let (files, need) = match &file.writer {
             Some(writer) if writer.is_unflushed() => (Files::One(file.inode.number()), need),
             Some(_) if always => (Files::One(file.inode.number()), need),
             // `echo x > f` closes a copy before its first write: the server need not hear of the empty file yet.
             Some(writer) if writer.is_new.load(Ordering::Acquire) => (Files::One(file.inode.number()), Need::Journal),
-            _ if always && self.can_change() && cell.kind() == CollectionKind::Mutable => (Files::None, need),
+            // What others are writing to the file, too: `sync` opens it for reading.
+            _ if always && self.can_change() && cell.kind() == CollectionKind::Mutable => {
+                (Files::One(file.inode.number()), need)
+            }
             _ => return Ok(()),
         };
         self.supervisor.save(cell, files, need).await.map_err(gone_is_stale)?;
@@ -443,6 +466,11 @@ impl Site {
         }
         result
     }
+}
+
+/// Where a write goes; `append` as in [`crate::vfs::FileSystem::write`].
+fn place(offset: u64, append: bool) -> Place {
+    if append { Place::End } else { Place::At(offset) }
 }
 
 /// Is this a file that is gone from its collection, with data that were never saved?
