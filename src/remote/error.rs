@@ -56,9 +56,9 @@ pub enum Error {
     /// No service delivered the block whole and undamaged. `temporary`: another try later may.
     #[error("Keep read error: block {hash}: {detail}")]
     BlockUnreadable { hash: String, detail: String, temporary: bool },
-    /// The block could not be stored often enough.
+    /// The block could not be stored often enough. `full`: because a service has no room.
     #[error("Keep write error: block {hash}: {detail}")]
-    BlockUnwritable { hash: String, detail: String, temporary: bool },
+    BlockUnwritable { hash: String, detail: String, temporary: bool, full: bool },
     /// A locator that cannot be fetched whatever the servers say.
     #[error("block locator {locator}: {problem}")]
     Locator { locator: String, problem: String },

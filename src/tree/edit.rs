@@ -111,20 +111,6 @@ impl Editor {
         Ok(node)
     }
 
-    /// Gives two entries each other's place, as `rename` with `RENAME_EXCHANGE` does.
-    pub fn exchange(&mut self, from: NodeId, name: &[u8], to: NodeId, other_name: &[u8]) -> Result<(), EditError> {
-        let node = self.snapshot.lookup(from, name).ok_or(EditError::NotFound)?;
-        let other = self.snapshot.lookup(to, other_name).ok_or(EditError::NotFound)?;
-        if node == other {
-            return Ok(());
-        }
-        self.check_not_below(to, node)?;
-        self.check_not_below(from, other)?;
-        self.link(node, to, other_name);
-        self.link(other, from, name);
-        Ok(())
-    }
-
     /// Gives a removed node, with the content that it has kept, a place again. The name must be free.
     pub fn restore(&mut self, node: NodeId, directory: NodeId, name: &[u8]) -> Result<(), EditError> {
         self.check_name(directory, name)?;

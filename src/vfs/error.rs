@@ -118,8 +118,7 @@ fn of_remote(error: &remote::Error) -> i32 {
         remote::Error::BlockNotFound { .. } => libc::EIO,
         remote::Error::TooLarge { .. } => libc::EFBIG,
         error if error.status() == Some(413) => libc::EFBIG,
-        // The status of a server, or of all Keep services, that are full.
-        remote::Error::BlockUnwritable { detail, .. } if detail.contains("507") => libc::ENOSPC,
+        remote::Error::BlockUnwritable { full: true, .. } => libc::ENOSPC,
         error if error.status() == Some(507) => libc::ENOSPC,
         error if error.is_not_found() => libc::ENOENT,
         error if error.is_forbidden() || error.is_unauthorized() => libc::EACCES,

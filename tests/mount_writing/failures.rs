@@ -237,3 +237,25 @@ fn file_that_cannot_be_saved_holds_up_no_other() {
     let file = File::open(&other).unwrap();
     file.sync_all().unwrap();
 }
+
+/// What is saved meanwhile is not what the journal has.
+#[test]
+fn journal_that_could_not_be_taken_over_at_once_is_kept_until_it_is() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=idle:3", "--disable-event-listening"]);
+    let path = fixture.path();
+    save(&path.join("left"), b"left by a killed mount").unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    let forbidden = json!({"method": ["GET"], "path": fixture.made.uuid, "status": 403, "times": 1});
+    fixture.control("faults", json!({"api": [forbidden]}));
+    fixture.writer.start_again();
+    until("the mount to show the collection", || fs::read(path.join("a")).is_ok());
+    save(&path.join("new"), b"of the next mount").unwrap();
+    until("both to be saved", || {
+        fixture.server_has("new", b"of the next mount") && fixture.server_has("left", b"left by a killed mount")
+    });
+    fixture.writer.unmount_well();
+}

@@ -85,7 +85,7 @@ impl CollectionActor {
             actor.local.journal.is_running = false;
             let Ok((result, waiters)) = result else { return };
             let answer = match result {
-                Ok(sequence) => {
+                Ok((sequence, synced)) => {
                     if let Some(sequence) = sequence {
                         actor.local.journal.marks.push((change, sequence, again));
                         actor.local.journal.last = Some(sequence);
@@ -94,7 +94,10 @@ impl CollectionActor {
                         }
                     }
                     actor.settle_journal();
-                    Ok(())
+                    if let Err(error) = &synced {
+                        tracing::error!(collection = actor.cell.key(), %error, "the journal may not outlive the machine");
+                    }
+                    synced
                 }
                 Err(error) => {
                     actor.local.journal.touched.extend(&again);

@@ -26,8 +26,9 @@ use std::sync::Arc;
 const INLINE: u64 = 64 << 10;
 
 /// Writes down what is at the touched paths, all together: of a file that was moved, one of its places is among them in any case.
-/// `files` are written down although they are open for writing; others that are
-/// open are left out, for nobody was promised anything of what is being written to them. `number`: that of the state.
+/// `files` are written down although they are open for writing; others that are open are left out, for nobody was promised anything
+/// of what is being written to them. `number`: that of the state. Returns the last record, and whether it is on the disk where
+/// that was asked for.
 pub(super) async fn record(
     journal: &Arc<Journal>,
     uuid: &str,
@@ -35,7 +36,7 @@ pub(super) async fn record(
     touched: &Touched,
     files: &HashSet<u32>,
     durable: bool,
-) -> Result<Option<Sequence>, Error> {
+) -> Result<(Option<Sequence>, Result<(), Error>), Error> {
     let mut changes = Vec::new();
     for (path, depth) in touched.iter() {
         of_path(state, path, depth, files, durable, &mut changes).await?;
@@ -44,10 +45,9 @@ pub(super) async fn record(
     let (journal, uuid) = (journal.clone(), uuid.to_owned());
     let work = tokio::task::spawn_blocking(move || {
         let last = if changes.is_empty() { None } else { Some(journal.append_together(&uuid, &changes, false)?) };
-        if durable {
-            journal.sync()?;
-        }
-        Ok(last)
+        // What is in the journal has to be settled there one day, whether it is on the disk or not.
+        let synced = if durable { journal.sync().map_err(Error::from) } else { Ok(()) };
+        Ok((last, synced))
     });
     work.await.map_err(|error| Error::Failed(format!("writing to the journal: {error}")))?
 }

@@ -235,7 +235,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// All `--mount-*` names with their kind, in the order in which a later one replaces an earlier one of that name.
+    /// Is there any `--mount-*` option, which replaces the usual layout?
     pub fn has_custom_mounts(&self) -> bool {
         [
             &self.mount_by_id,

@@ -22,7 +22,7 @@
 //! The mount's words reach the guardian as arguments, the token only through the environment, as it reached the mount.
 
 use super::daemon;
-use crate::fuse::mountpoint;
+use crate::fuse::mountpoint::{self, MountPoint};
 use crate::telemetry;
 use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -178,9 +178,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
              and only root can mount it or unmount by force",
         );
     }
+    let id = mount_of(&arguments).map(|mount| mount.id);
     arm();
-    process.wait(&signals);
-    let was_mounted = is_mounted(&arguments);
+    // Once it was taken away while its process was well, whatever is there later is another mount, with the same number perhaps.
+    let was_taken_away = process.wait(&signals, || mount_of(&arguments).map(|mount| mount.id) != id);
+    let was_mounted = !was_taken_away && is_mounted(&arguments, id);
     let aborted = switch.abort(&arguments, was_mounted);
     if !was_mounted {
         return ExitCode::SUCCESS;
@@ -192,7 +194,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match &arguments.restart {
         Some(directory) => {
             process.wait_until_gone(GONE);
-            restart(&arguments, directory)
+            restart(&arguments, directory, id)
         }
         None => ExitCode::SUCCESS,
     }
@@ -247,8 +249,12 @@ fn arm() {
     }
 }
 
-fn is_mounted(arguments: &Arguments) -> bool {
-    mountpoint::find(&arguments.path).is_some_and(|mount| mount.minor == arguments.minor && mount.matches(None))
+fn mount_of(arguments: &Arguments) -> Option<MountPoint> {
+    mountpoint::find(&arguments.path).filter(|mount| mount.minor == arguments.minor && mount.matches(None))
+}
+
+fn is_mounted(arguments: &Arguments, id: Option<u32>) -> bool {
+    mount_of(arguments).is_some_and(|mount| Some(mount.id) == id)
 }
 
 /// The mount's process.
@@ -275,10 +281,16 @@ impl Process {
             || crate::fuse::interrupt::is_dying(self.number as u32)
     }
 
-    /// Waits for its death.
-    fn wait(&self, signals: &SignalFd) {
+    /// Waits for its death. Whether what `is_away` asks for came about before.
+    fn wait(&self, signals: &SignalFd, is_away: impl Fn() -> bool) -> bool {
         let limit = PollTimeout::try_from(LOOK_AGAIN).unwrap_or(PollTimeout::MAX);
-        while !self.is_dead() {
+        let mut was_away = false;
+        loop {
+            let away = was_away || is_away();
+            if self.is_dead() {
+                return was_away;
+            }
+            was_away = away;
             let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
             watched.extend(self.descriptor.iter().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
             let _ = poll(&mut watched, limit);
@@ -393,7 +405,7 @@ fn open_unseen(minor: u32) -> std::io::Result<File> {
 }
 
 /// Mounts again, up to [`MOST_RESTARTS`] times within [`WINDOW`], the later ones after a pause.
-fn restart(arguments: &Arguments, directory: &Path) -> ExitCode {
+fn restart(arguments: &Arguments, directory: &Path, id: Option<u32>) -> ExitCode {
     let mut history = History::read(std::env::var(HISTORY).unwrap_or_default().as_str(), now());
     loop {
         let Some(pause) = history.pause() else {
@@ -402,7 +414,7 @@ fn restart(arguments: &Arguments, directory: &Path) -> ExitCode {
         };
         std::thread::sleep(pause);
         // Somebody else may have taken it away, or put another mount there.
-        if is_mounted(arguments) {
+        if is_mounted(arguments, id) {
             if let Err(error) = mountpoint::unmount(&arguments.path, None, GONE) {
                 report(arguments, &format!("cannot unmount what the dead mount left: {error}"));
                 return ExitCode::FAILURE;

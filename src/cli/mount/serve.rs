@@ -232,8 +232,17 @@ async fn serve(
         tracing::warn!(%error, "no guardian: if this mount is killed, its users may hang until it is unmounted by force");
     }
     if let Some(descriptor) = arguments.ready_descriptor {
-        daemon::is_ready(descriptor)
-            .map_err(|error| Refusal::failure(format!("cannot go into the background: {error}")))?;
+        match daemon::is_ready(descriptor) {
+            Ok(()) => {}
+            // Nobody waits for the word any more: that is no reason to take the mount away.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                tracing::warn!("the process that started the mount has not waited for it");
+            }
+            Err(error) => {
+                mounted.detach().await;
+                return Err(Refusal::failure(format!("cannot go into the background: {error}")));
+            }
+        }
     }
     if arguments.crunchstat_interval > 0.0 {
         let interval = Duration::from_secs_f64(arguments.crunchstat_interval);
@@ -254,16 +263,17 @@ async fn serve(
         });
     }
     let code = tokio::select! {
-        ended = mounted.ended() => after(&mounted, ended).await?,
+        ended = mounted.ended() => after(&mounted, ended).await,
         name = signals.next() => {
             tracing::info!(signal = name, "unmounting");
             leave(&mut mounted, service, limit).await;
-            ExitCode::SUCCESS
+            Ok(ExitCode::SUCCESS)
         }
     };
+    // However the session has ended.
     match finish(service).await {
-        true => Ok(code),
-        false => Ok(ExitCode::from(super::FAILURE)),
+        true => code,
+        false => code.map(|_| ExitCode::from(super::FAILURE)),
     }
 }
 

@@ -118,7 +118,7 @@ fn open_journal(
 /// now shows all the same, and is saved in the background; its journal stays until then. Returns who does that.
 pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
     let mut journals = Vec::new();
-    let mut collections: BTreeMap<String, Vec<(Arc<Journal>, Arc<Left>)>> = BTreeMap::new();
+    let mut collections: BTreeMap<String, Vec<_>> = BTreeMap::new();
     // A mount that died while it saved what another had left has noted in a journal of its own what it sent.
     let sent: Vec<BTreeMap<String, Vec<Sent>>> = recovered.iter().map(|found| found.sent.clone()).collect();
     for (number, found) in recovered.into_iter().enumerate() {

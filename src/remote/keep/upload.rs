@@ -93,10 +93,19 @@ async fn hash(block: &Bytes) -> std::result::Result<BlockHash, String> {
 pub(super) async fn upload(keep: &HttpKeep, block: Bytes, request: &PutRequest) -> Result<Stored> {
     if block.len() as u64 > MAX_BLOCK_SIZE {
         let hash = format!("of {} bytes", block.len());
-        return Err(Error::BlockUnwritable { hash, detail: "a block has at most 64 MiB".to_owned(), temporary: false });
+        return Err(Error::BlockUnwritable {
+            hash,
+            detail: "a block has at most 64 MiB".to_owned(),
+            temporary: false,
+            full: false,
+        });
     }
-    let hash =
-        hash(&block).await.map_err(|detail| Error::BlockUnwritable { hash: String::new(), detail, temporary: true })?;
+    let hash = hash(&block).await.map_err(|detail| Error::BlockUnwritable {
+        hash: String::new(),
+        detail,
+        temporary: true,
+        full: false,
+    })?;
     let mut progress = progress(keep, request).await?;
     if block.is_empty() {
         // Nobody stores the empty block (protocol.md 5.6).
@@ -145,7 +154,8 @@ pub(super) async fn upload(keep: &HttpKeep, block: Bytes, request: &PutRequest) 
         lines.join("; ")
     );
     let temporary = problems.values().any(|(_, problem)| problem.may_write_later());
-    Err(Error::BlockUnwritable { hash: hash.to_string(), detail, temporary })
+    let full = problems.values().any(|(_, problem)| matches!(problem, Problem::Status { status: 507, .. }));
+    Err(Error::BlockUnwritable { hash: hash.to_string(), detail, temporary, full })
 }
 
 /// What is wanted, with the cluster's defaults for what the request leaves open. With services named by the user no
