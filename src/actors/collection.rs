@@ -611,7 +611,7 @@ impl Handler<Recover> for CollectionActor {
 
     fn handle(&mut self, Recover { left, reply }: Recover, context: &mut Self::Context) {
         if self.is_busy() || self.cell.load().is_none_or(|state| state.is_unsaved() || !state.drafts.is_empty()) {
-            // It is loaded before, and nobody else has begun to use it: the mount is not there yet.
+            // It is loaded before. Whoever has begun to use it meanwhile goes first, and this is tried again.
             let _ = reply.send(Err(Error::Busy));
             return;
         }

@@ -235,13 +235,22 @@ async fn save_recovered(
             Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
             Err(error) => Err(error.clone()),
         };
-        let Err(error) = result else { break };
-        tracing::error!(
-            collection = uuid,
-            journal = journal.id(),
-            %error,
-            "what an earlier mount had not saved cannot be saved yet: it stays in its journal (see `arvados journal list`)"
-        );
+        match result {
+            Ok(()) => break,
+            Err(actors::Error::Busy) => {
+                tracing::info!(
+                    collection = uuid,
+                    journal = journal.id(),
+                    "what an earlier mount had not saved waits its turn"
+                );
+            }
+            Err(error) => tracing::error!(
+                collection = uuid,
+                journal = journal.id(),
+                %error,
+                "what an earlier mount had not saved cannot be saved yet: it stays in its journal (see `arvados journal list`)"
+            ),
+        }
         let again = tokio::time::Instant::now() + pause;
         let is_saved = || cell.load().is_some_and(|state| !state.is_unsaved());
         while tokio::time::Instant::now() < again && !(adopted.is_ok() && is_saved()) {
