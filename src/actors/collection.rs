@@ -346,7 +346,8 @@ impl CollectionActor {
         {
             next.numbers = numbers;
             next.snapshot = content.snapshot;
-            let changes = changes_between(&current, &next);
+            let (changes, brought) = changes_between(&current, &next);
+            self.cell.shared().unseen.brought(brought.into_iter());
             let state = self.publish(next);
             self.environment.news.tell(self.cell.key(), changes);
             return Some(state);
@@ -503,15 +504,16 @@ fn is_known_to_be_ours(record: &Record<Collection>, state: &CollectionState) -> 
     record.portable_data_hash == state.base.record.portable_data_hash
 }
 
-/// What is not as it was, for front ends.
-fn changes_between(old: &CollectionState, new: &CollectionState) -> Vec<news::Change> {
-    let mut changes = Vec::new();
+/// What is not as it was, for front ends, and the numbers of what has come.
+fn changes_between(old: &CollectionState, new: &CollectionState) -> (Vec<news::Change>, Vec<u32>) {
+    let (mut changes, mut brought) = (Vec::new(), Vec::new());
     for change in diff(&old.snapshot, &new.snapshot) {
         let (above, name) = match change.path.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&change.path[..slash], &change.path[slash + 1..]),
             None => (&b""[..], &change.path[..]),
         };
         let (before, after) = (change.old.map(|node| old.number(node)), change.new.map(|node| new.number(node)));
+        brought.extend(after);
         changes.extend(before.filter(|number| after == Some(*number)).map(news::Change::Node));
         if let Some(parent) = old.snapshot.find(above) {
             let parent = old.number(parent);
@@ -521,7 +523,7 @@ fn changes_between(old: &CollectionState, new: &CollectionState) -> Vec<news::Ch
             }
         }
     }
-    changes
+    (changes, brought)
 }
 
 impl Actor for CollectionActor {

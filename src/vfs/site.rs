@@ -264,6 +264,7 @@ impl FileSystem for Site {
                 let attributes = self.node_attributes(&object, &state, node);
                 let pages = pages(&object, &state, inode.number());
                 cell.shared().open.add(inode.number());
+                cell.shared().unseen.see(inode.number());
                 let file = OpenFile { inode, object, state, node, attributes, writer: None };
                 Ok(Opened { handle: self.handles.add(Open::File(file)), pages })
             }

@@ -243,6 +243,29 @@ fn what_another_client_appended_outlives_our_append() {
     }
 }
 
+/// A program reads a file, another client saves it, the program writes it anew: what it has read is what it replaces. After a
+/// while it counts as known.
+#[test]
+fn what_another_client_saved_just_now_is_kept_when_the_file_is_written_anew() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--refresh-time=1"]);
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs"), ("sign", b"")]);
+    until("theirs to arrive", || names(&path).contains(&"sign".to_owned()));
+    save(&path.join("a"), b"mine").unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    assert!(files["a"] == b"mine" && files.values().any(|content| content == b"theirs"), "{files:?}");
+    fixture.client.put_files(&fixture.made.uuid, &[("a", b"later"), ("another", b"")]);
+    until("theirs to arrive", || names(&path).contains(&"another".to_owned()));
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"later");
+    save(&path.join("a"), b"mine, having seen it").unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    assert!(files["a"] == b"mine, having seen it" && !files.values().any(|content| content == b"later"), "{files:?}");
+}
+
 /// Nothing was written to it, only its time was set.
 #[test]
 fn empty_file_that_is_touched_here_does_not_wipe_what_another_client_wrote() {

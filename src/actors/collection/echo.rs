@@ -9,6 +9,7 @@ use crate::tree::Snapshot;
 use dashmap::DashMap;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Saves that are remembered. Their events come within seconds, and a collection is saved a few times a second.
 const MOST: usize = 64;
@@ -41,6 +42,42 @@ pub struct Overwritten {
 pub struct Echoes {
     inner: Mutex<Inner>,
     pub open: OpenFiles,
+    pub unseen: Unseen,
+}
+
+/// For so long what another client has brought counts as something that a program here need not know of. Programs that read a file
+/// and then write it anew do so within moments.
+const JUST_NOW: Duration = Duration::from_secs(1);
+
+/// More is no file that somebody is about to write anew.
+const MOST_UNSEEN: usize = 1_000;
+
+/// Files whose content came from another client just now and which nobody here has opened since. Who empties such a file may have
+/// read what it had before. A sharded map, and a leaf.
+#[derive(Debug, Default)]
+pub struct Unseen {
+    since: DashMap<u32, Instant>,
+}
+
+impl Unseen {
+    pub(super) fn brought(&self, numbers: impl Iterator<Item = u32>) {
+        self.since.retain(|_, since| since.elapsed() < JUST_NOW);
+        let now = Instant::now();
+        for number in numbers.take(MOST_UNSEEN) {
+            self.since.insert(number, now);
+        }
+    }
+
+    /// Somebody has opened it, and can know what is in it.
+    pub fn see(&self, number: u32) {
+        if !self.since.is_empty() {
+            self.since.remove(&number);
+        }
+    }
+
+    pub(super) fn take(&self, number: u32) -> bool {
+        self.since.remove(&number).is_some_and(|(_, since)| since.elapsed() < JUST_NOW)
+    }
 }
 
 /// Which files have handles, of whatever kind: what is unlinked stays as long as somebody has it open. Counted by the front,

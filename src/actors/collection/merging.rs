@@ -261,6 +261,7 @@ impl CollectionActor {
         }
         let modified = state.record.modified_at;
         let mut changes = Vec::new();
+        let mut brought = Vec::new();
         for change in diff(&current.snapshot, &merged.snapshot) {
             let (above, name) = match change.path.iter().rposition(|byte| *byte == b'/') {
                 Some(slash) => (&change.path[..slash], &change.path[slash + 1..]),
@@ -269,6 +270,7 @@ impl CollectionActor {
             let parent = current.snapshot.find(above).map(|node| current.number(node));
             if let Some(node) = change.new {
                 let number = state.numbers.number(node);
+                brought.push(number);
                 let is_same_node = change.old == Some(node);
                 if is_same_node {
                     state.numbers.set_grown(number, modified);
@@ -285,6 +287,7 @@ impl CollectionActor {
                 changes.push(news::Change::Node(parent));
             }
         }
+        self.cell.shared().unseen.brought(brought.into_iter());
         state.snapshot = merged.snapshot;
         state.is_unsaved = !self.local.is_clean();
         self.publish(state);

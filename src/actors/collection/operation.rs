@@ -5,6 +5,7 @@
 use crate::actors::Error;
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::echo::OpenFiles;
+use crate::actors::collection::merging::OnConflict;
 use crate::actors::collection::numbers::Time;
 use crate::actors::collection::saving::Need;
 use crate::actors::collection::state::{CollectionState, Kind};
@@ -28,8 +29,8 @@ pub enum Operation {
     Remove { parent: u32, name: Vec<u8>, is_directory: bool },
     /// `keep`: do not replace what has the new name.
     Rename { from: u32, name: Vec<u8>, to: u32, new_name: Vec<u8>, keep: bool },
-    /// One more handle that may write to a file.
-    Open { number: u32 },
+    /// One more handle that may write to a file. `empties`: and it will be empty first.
+    Open { number: u32, empties: bool },
     /// One handle less.
     Close { number: u32 },
     /// Nobody has a file open any more that was removed before.
@@ -136,6 +137,18 @@ impl Edit {
         }
     }
 
+    /// A name beside `name` for what another client has saved.
+    fn free_conflict_name(&self, directory: NodeId, name: &[u8], now: DateTime<Utc>) -> Vec<u8> {
+        let mut time = now;
+        loop {
+            let kept_as = conflict_name(name, time);
+            if self.snapshot().lookup(directory, &kept_as).is_none() {
+                return kept_as;
+            }
+            time += TimeDelta::seconds(1);
+        }
+    }
+
     fn is_empty(&self, directory: NodeId) -> bool {
         self.snapshot().children(directory).next().is_none()
     }
@@ -205,12 +218,16 @@ impl CollectionActor {
                 let open = &self.cell.shared().open;
                 rename(&mut edit, open, (from, &name), (to, &new_name), keep, now)?
             }
-            Operation::Open { number } => {
+            Operation::Open { number, empties } => {
                 let node = edit.state.node(number).ok_or(Error::Gone)?;
                 if edit.snapshot().is_directory(node) {
                     return Err(Error::IsADirectory);
                 }
                 let known = edit.state.draft(number).cloned();
+                let is_unseen = self.cell.shared().unseen.take(number);
+                if is_unseen && empties && known.is_none() && writing.on_conflict == OnConflict::KeepBoth {
+                    self.keep_unseen(&mut edit, node, now)?;
+                }
                 let known = match known {
                     Some(known) => known,
                     None if edit.snapshot().is_linked(node) => {
@@ -346,6 +363,26 @@ impl CollectionActor {
         Ok((Applied { number, draft, state }, paths))
     }
 
+    /// A file is written anew that another client has changed in this moment, and nobody here has seen that: both are kept.
+    fn keep_unseen(&self, edit: &mut Edit, node: NodeId, now: DateTime<Utc>) -> Result<(), Error> {
+        if !edit.snapshot().is_linked(node) || edit.snapshot().size(node) == 0 {
+            return Ok(());
+        }
+        let theirs = edit.snapshot().clone();
+        let (directory, name) = (theirs.parent(node), theirs.name(node));
+        let kept_as = edit.free_conflict_name(directory, name, now);
+        edit.editor.copy(&theirs, node, directory, &kept_as)?;
+        let path = edit.path(directory, &kept_as);
+        tracing::warn!(
+            collection = self.cell.key(),
+            path = %String::from_utf8_lossy(&theirs.path(node)),
+            kept_as = %String::from_utf8_lossy(&path),
+            "another client changed a file in the moment in which it is written anew here: both are kept"
+        );
+        edit.touch(path, Depth::Entry);
+        Ok(())
+    }
+
     /// Somebody writes to a file that another client has replaced since it was opened: he did not see that, so both are kept.
     /// What he writes to has the name, as always; what the other wrote goes beside it.
     fn resolve_displaced(
@@ -357,7 +394,6 @@ impl CollectionActor {
         path: Vec<u8>,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
-        use crate::actors::collection::merging::OnConflict;
         let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&path[..slash], &path[slash + 1..]),
             None => (&b""[..], &path[..]),
@@ -372,12 +408,7 @@ impl CollectionActor {
                 }
                 OnConflict::Overwrite => drop(edit.editor.remove(directory, name)?),
                 OnConflict::KeepBoth => {
-                    let mut time = now;
-                    let mut kept_as = conflict_name(name, time);
-                    while edit.snapshot().lookup(directory, &kept_as).is_some() {
-                        time += TimeDelta::seconds(1);
-                        kept_as = conflict_name(name, time);
-                    }
+                    let kept_as = edit.free_conflict_name(directory, name, now);
                     edit.editor.rename(directory, name, directory, &kept_as)?;
                     let kept_path = edit.path(directory, &kept_as);
                     tracing::warn!(

@@ -186,7 +186,7 @@ impl Site {
         inode: Inode,
         access: Access,
     ) -> Result<Opened, Error> {
-        let operation = Operation::Open { number: inode.number() };
+        let operation = Operation::Open { number: inode.number(), empties: access.truncate };
         let applied = self.supervisor.apply(cell, operation, Need::Nothing).await?;
         let opened = self.opened(object, &applied, false)?;
         if access.truncate
@@ -274,7 +274,8 @@ impl Site {
                 }
                 _ => {
                     self.supervisor.collection_state(cell, false).await?;
-                    let applied = self.supervisor.apply(cell, Operation::Open { number }, Need::Nothing).await?;
+                    let open = Operation::Open { number, empties: size == 0 };
+                    let applied = self.supervisor.apply(cell, open, Need::Nothing).await?;
                     let result = self.change_file(cell, number, &applied, size).await;
                     self.supervisor.apply(cell, Operation::Close { number }, Need::Journal).await?;
                     result?;
