@@ -277,7 +277,7 @@ impl Commit {
             self.cell.shared().remember(&base.record.portable_data_hash, &base.snapshot);
             let api = &self.environment.api;
             let error = match api.update_collection(self.cell.key(), &request.update, None).await {
-                Ok(answer) => return Ok(self.was_accepted(answer, request, goal)),
+                Ok(answer) => return Ok(self.was_accepted(answer, request, base, goal)),
                 Err(error) => error,
             };
             if error.is_failed_condition() {
@@ -310,7 +310,7 @@ impl Commit {
             // The answer was lost, or the server failed: look what became of it.
             let now = api.collection(self.cell.key(), &SUMMARY, None).await?;
             if now.portable_data_hash == request.hash.to_string() {
-                return Ok(self.was_accepted(now, request, goal));
+                return Ok(self.was_accepted(now, request, base, goal));
             }
             if !is_same(&now, &record) {
                 return Ok(Step::Ended(Outcome::Refused));
@@ -427,7 +427,8 @@ impl Commit {
         let is_ambiguous = prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
         let kind = (edits.is_none(), is_ambiguous, versioned);
         // What an event has told since the save began counts, too: the bytes may have taken their time.
-        let others = self.guard.others || self.cell.marks() != self.state.marks;
+        let has_heard = || self.cell.marks() != self.state.marks && self.cell.shared().is_foreign();
+        let others = self.guard.others || has_heard();
         let conditions = guard::conditions(self.writing.guard, Plan { others, ..self.guard }, base, kind);
         if conditions.version {
             update.attributes.insert("version".into(), json!(record.version));
@@ -456,7 +457,7 @@ impl Commit {
         Ok(Some(editor.finish()))
     }
 
-    fn was_accepted(&mut self, answer: Record<Collection>, request: Request, goal: &Snapshot) -> Step {
+    fn was_accepted(&mut self, answer: Record<Collection>, request: Request, base: &Base, goal: &Snapshot) -> Step {
         let mut as_predicted = answer.portable_data_hash == request.hash.to_string();
         let is_ambiguous = request.prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
         match (request.prediction, &mut self.text) {
@@ -468,6 +469,9 @@ impl Commit {
             let other = tokio::task::block_in_place(|| GoText::of(goal));
             as_predicted = answer.portable_data_hash == other.hash().to_string();
             self.text = as_predicted.then_some(other);
+            if as_predicted {
+                self.cell.shared().confirm(&answer.portable_data_hash, &base.record.portable_data_hash);
+            }
         }
         // Where the text cannot be predicted one has to rely on the version with old ones kept.
         let is_seen = (request.conditions.preserve || request.conditions.prepare) && !self.guard.predict;

@@ -140,6 +140,23 @@ impl Echoes {
         inner.saves.push_back(Save { result: result.to_owned(), base: base.to_owned(), is_heard: false });
     }
 
+    /// A save has led to another text than was thought, which is ours all the same.
+    pub(super) fn confirm(&self, result: &str, base: &str) {
+        let mut inner = self.inner();
+        if inner.saves.len() == MOST {
+            inner.saves.pop_front();
+        }
+        // Its event may have come before the answer.
+        let is_heard = inner.foreign.as_deref() == Some(result);
+        inner.saves.push_back(Save { result: result.to_owned(), base: base.to_owned(), is_heard });
+    }
+
+    /// Is the last change that was taken for somebody else's really none of ours?
+    pub(super) fn is_foreign(&self) -> bool {
+        let inner = self.inner();
+        inner.foreign.as_ref().is_some_and(|hash| !inner.saves.iter().any(|save| save.result == *hash))
+    }
+
     /// What a save starts from, in case it overwrites something unseen.
     pub(super) fn remember(&self, base: &str, snapshot: &Snapshot) {
         let mut inner = self.inner();
@@ -223,6 +240,20 @@ mod tests {
         assert_eq!(echoes.hear(Some("b"), Some("d"), 4), Heard::Echo);
         let found = Overwritten { log: 4, base: "c".into(), found: "b".into() };
         assert_eq!(echoes.take_overwritten(), [found]);
+    }
+
+    /// The text can come out in two ways, and the event tells before the answer in which it did.
+    #[test]
+    fn save_with_another_result_than_expected_is_ours_once_it_is_confirmed() {
+        let echoes = Echoes::default();
+        echoes.expect("b", "a");
+        assert_eq!(echoes.hear(Some("a"), Some("b'"), 1), Heard::Foreign);
+        assert!(echoes.is_foreign());
+        echoes.confirm("b'", "a");
+        assert!(!echoes.is_foreign());
+        assert_eq!(echoes.hear(Some("c"), Some("b'"), 2), Heard::Foreign, "its own event has come");
+        echoes.confirm("d'", "b'");
+        assert_eq!(echoes.hear(Some("b'"), Some("d'"), 3), Heard::Echo, "its event comes after the answer");
     }
 
     #[test]
