@@ -19,6 +19,7 @@
 //! | [`aside`] | paths that are not saved while others are |
 //! | [`guard`] | the conditions of a save |
 //! | [`echo`] | telling our own saves from those of others |
+//! | [`opened`] | which files have handles, and what nobody has opened yet |
 //! | [`overwritten`] | saying what a save of ours has hit |
 //! | [`merging`] | what others have saved |
 //! | [`finished`] | backing files that wait to be let go |
@@ -50,6 +51,7 @@ mod journaling;
 mod local;
 pub mod merging;
 pub mod numbers;
+pub mod opened;
 pub mod operation;
 mod overwritten;
 mod recording;

@@ -5,11 +5,10 @@
 //! tells what stood there just before: if that is not what we started from, somebody wrote in between, unseen by the conditions
 //! that the save carried, at the very paths that it wrote (design, section 5).
 
+use crate::actors::collection::opened::{OpenFiles, Unseen};
 use crate::tree::Snapshot;
-use dashmap::DashMap;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 /// Saves that are remembered. Their events come within seconds, and a collection is saved a few times a second.
 const MOST: usize = 64;
@@ -45,66 +44,6 @@ pub struct Echoes {
     pub unseen: Unseen,
 }
 
-/// For so long what another client has brought counts as something that a program here need not know of. Programs that read a file
-/// and then write it anew do so within moments.
-const JUST_NOW: Duration = Duration::from_secs(1);
-
-/// More is no file that somebody is about to write anew.
-const MOST_UNSEEN: usize = 1_000;
-
-/// Files whose content came from another client just now and which nobody here has opened since. Who empties such a file may have
-/// read what it had before. A sharded map, and a leaf.
-#[derive(Debug, Default)]
-pub struct Unseen {
-    since: DashMap<u32, Instant>,
-}
-
-impl Unseen {
-    pub(super) fn brought(&self, numbers: impl Iterator<Item = u32>) {
-        self.since.retain(|_, since| since.elapsed() < JUST_NOW);
-        let now = Instant::now();
-        for number in numbers.take(MOST_UNSEEN) {
-            self.since.insert(number, now);
-        }
-    }
-
-    /// Somebody has opened it, and can know what is in it.
-    pub fn see(&self, number: u32) {
-        if !self.since.is_empty() {
-            self.since.remove(&number);
-        }
-    }
-
-    pub(super) fn take(&self, number: u32) -> bool {
-        self.since.remove(&number).is_some_and(|(_, since)| since.elapsed() < JUST_NOW)
-    }
-}
-
-/// Which files have handles, of whatever kind: what is unlinked stays as long as somebody has it open. Counted by the front,
-/// looked at by the actor; a sharded map, and a leaf.
-#[derive(Debug, Default)]
-pub struct OpenFiles {
-    counts: DashMap<u32, usize>,
-}
-
-impl OpenFiles {
-    pub fn add(&self, number: u32) {
-        *self.counts.entry(number).or_default() += 1;
-    }
-
-    /// Returns whether that was the last one.
-    pub fn remove(&self, number: u32) -> bool {
-        if let Some(mut count) = self.counts.get_mut(&number) {
-            *count = count.saturating_sub(1);
-        }
-        self.counts.remove_if(&number, |_, count| *count == 0).is_some()
-    }
-
-    pub fn contains(&self, number: u32) -> bool {
-        self.counts.contains_key(&number)
-    }
-}
-
 struct Save {
     result: String,
     base: String,
@@ -122,6 +61,15 @@ struct Inner {
     foreign: Option<String>,
 }
 
+impl Inner {
+    fn enter(&mut self, result: &str, base: &str, is_heard: bool) {
+        if self.saves.len() == MOST {
+            self.saves.pop_front();
+        }
+        self.saves.push_back(Save { result: result.to_owned(), base: base.to_owned(), is_heard });
+    }
+}
+
 impl Echoes {
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -134,21 +82,15 @@ impl Echoes {
             // Sent before, and perhaps in vain.
             return;
         }
-        if inner.saves.len() == MOST {
-            inner.saves.pop_front();
-        }
-        inner.saves.push_back(Save { result: result.to_owned(), base: base.to_owned(), is_heard: false });
+        inner.enter(result, base, false);
     }
 
     /// A save has led to another text than was thought, which is ours all the same.
     pub(super) fn confirm(&self, result: &str, base: &str) {
         let mut inner = self.inner();
-        if inner.saves.len() == MOST {
-            inner.saves.pop_front();
-        }
         // Its event may have come before the answer.
         let is_heard = inner.foreign.as_deref() == Some(result);
-        inner.saves.push_back(Save { result: result.to_owned(), base: base.to_owned(), is_heard });
+        inner.enter(result, base, is_heard);
     }
 
     /// Is the last change that was taken for somebody else's really none of ours?

@@ -4,9 +4,9 @@
 
 use crate::actors::Error;
 use crate::actors::collection::draft::Draft;
-use crate::actors::collection::echo::OpenFiles;
 use crate::actors::collection::merging::OnConflict;
 use crate::actors::collection::numbers::Time;
+use crate::actors::collection::opened::OpenFiles;
 use crate::actors::collection::saving::Need;
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::waiting::Waits;

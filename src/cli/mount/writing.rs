@@ -154,17 +154,13 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
     let mut saving = Vec::new();
     for (uuid, journals) in collections {
         // Shown before the mount is there.
-        let is_adopted = match journals.first() {
-            Some((_, left)) => supervisor.adopt_journal(&uuid, left).await,
-            None => continue,
-        };
+        let Some((_, left)) = journals.first() else { continue };
+        let mut adopted = Some(supervisor.adopt_journal(&uuid, left).await);
         let supervisor = supervisor.clone();
         saving.push(tokio::spawn(async move {
-            let mut is_adopted = is_adopted;
             // What a later mount has left comes after what an earlier one has, however long that takes.
             for (journal, left) in journals {
-                save_recovered(&supervisor, &journal, &uuid, &left, is_adopted).await;
-                is_adopted = Err(actors::Error::Busy);
+                save_recovered(&supervisor, &journal, &uuid, &left, adopted.take()).await;
             }
         }));
     }
@@ -215,19 +211,18 @@ fn forget(journal: &Journal, uuid: &str) {
 }
 
 /// Saves what one journal has, and does not end before that is done. It is taken over once, and settled only after that: whatever
-/// else the collection has to save is not this. `first`: what came of the first try to take it over.
+/// else the collection has to save is not this. `adopted`: what came of a first try to take it over.
 async fn save_recovered(
     supervisor: &Supervisor,
     journal: &Journal,
     uuid: &str,
     left: &Arc<Left>,
-    first: Result<(), actors::Error>,
+    adopted: Option<Result<(), actors::Error>>,
 ) {
     let cell = supervisor.collection(uuid);
-    let mut adopted = match first {
-        // Its turn has come only now.
-        Err(actors::Error::Busy) => supervisor.adopt_journal(uuid, left).await,
-        first => first,
+    let mut adopted = match adopted {
+        Some(adopted) => adopted,
+        None => supervisor.adopt_journal(uuid, left).await,
     };
     let mut pause = Duration::from_secs(1);
     loop {
