@@ -252,6 +252,11 @@ impl Journal {
         self.log().length()
     }
 
+    /// It has half of what it may have, or more.
+    pub fn is_filling(&self) -> bool {
+        self.log().is_filling()
+    }
+
     /// The most bytes the log may have from now on.
     pub fn set_limit(&self, limit: u64) {
         self.log().set_limit(limit);

@@ -149,6 +149,10 @@ impl Log {
         self.length
     }
 
+    pub(super) fn is_filling(&self) -> bool {
+        self.length.saturating_sub(self.dead) > self.limit / 2
+    }
+
     pub(super) fn file(&self) -> Arc<File> {
         self.file.clone()
     }
@@ -170,9 +174,9 @@ impl Log {
         pending.map(|(uuid, _)| uuid.clone()).collect()
     }
 
-    /// Does a record that counts name this backing file?
+    /// Does a record that counts name this backing file, or one that will count for whoever reads the log as it is?
     pub(super) fn names(&self, backing: u64) -> bool {
-        self.backings.contains_key(&backing)
+        !self.owed.is_empty() || self.backings.contains_key(&backing)
     }
 
     fn path(&self) -> PathBuf {
@@ -245,11 +249,9 @@ impl Log {
             *dead += entry.sent;
             self.collections.remove(collection);
         }
-        if self.tidy() {
-            return Ok(());
-        }
-        let record = Record::Settled { collection: collection.to_owned().into(), up_to };
-        self.owed.push(record);
+        // Before the log is made short: a rewrite goes by what it says, and by what is owed to it.
+        self.owed.push(Record::Settled { collection: collection.to_owned().into(), up_to });
+        self.tidy();
         self.pay_all()
     }
 
@@ -279,10 +281,8 @@ impl Log {
         if entry.is_empty() {
             self.collections.remove(collection);
         }
-        if self.tidy() {
-            return Ok(());
-        }
         self.owed.push(Record::Arrived { collection: collection.to_owned().into() });
+        self.tidy();
         self.pay_all()
     }
 
@@ -343,10 +343,10 @@ impl Log {
         if self.distrusted && !self.frozen { self.rewrite() } else { Ok(()) }
     }
 
-    /// Makes the log short where that pays. True if it is empty now.
-    fn tidy(&mut self) -> bool {
+    /// Makes the log short where that pays. What is owed is paid by it.
+    fn tidy(&mut self) {
         if self.frozen {
-            return false;
+            return;
         }
         if self.is_empty() {
             match self.file.set_len(0) {
@@ -357,7 +357,6 @@ impl Log {
                     self.ragged = false;
                     self.distrusted = false;
                     self.owed.clear();
-                    return true;
                 }
                 Err(error) => tracing::warn!(path = %self.path().display(), %error, "cannot empty the journal"),
             }
@@ -369,7 +368,6 @@ impl Log {
             self.rewrite_at = self.length + WORTH;
             tracing::warn!(path = %self.path().display(), %error, "cannot shorten the journal");
         }
-        false
     }
 
     /// Writes what is pending to a new file and puts it in the place of the old one.

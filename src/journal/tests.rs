@@ -89,6 +89,38 @@ fn what_a_killed_mount_has_written_down_is_found_by_the_next() {
     assert_eq!(paths(&recovered(&account), ONE), ["d", "e"]);
 }
 
+/// The note that makes the log worth shortening counts when it is shortened.
+#[test]
+fn what_is_settled_is_forgotten_also_when_the_log_is_made_short_by_it() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let content = vec![1; 100 << 10];
+    let mut sequences = Vec::new();
+    for number in 0..20 {
+        sequences.push(journal.append(ONE, &file(&format!("file{number}"), &content), false).unwrap());
+    }
+    let before = journal.size();
+    journal.sent(ONE, &sent(Vec::new())).unwrap();
+    journal.settled(ONE, sequences[17]).unwrap();
+    assert!(journal.size() < before / 4, "it is short");
+    journal.arrived(ONE).unwrap();
+    journal.settled(ONE, sequences[18]).unwrap();
+    let folder = kill(journal);
+    let found = recovered(&account);
+    assert_eq!(paths(&found, ONE), ["file19"]);
+    found.journal.settled(ONE, sequences[19]).unwrap();
+    assert!(found.journal.close());
+    assert!(!folder.exists());
+
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let last =
+        (0..20).map(|number| journal.append(ONE, &file(&format!("file{number}"), &content), false).unwrap()).last();
+    journal.append(TWO, &file("other", b"x"), false).unwrap();
+    journal.settled(ONE, last.unwrap()).unwrap();
+    assert!(!journal.pending(ONE));
+    assert_eq!(journal.pending_collections(), [TWO]);
+}
+
 #[test]
 fn a_mount_that_ends_with_all_saved_leaves_nothing_and_otherwise_its_journal() {
     let (_directory, account) = account();
