@@ -18,6 +18,7 @@ pub mod error;
 mod extents;
 pub mod file;
 mod lease;
+mod own_ends;
 pub mod scratch;
 mod sealed;
 mod settle;

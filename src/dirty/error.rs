@@ -34,6 +34,14 @@ impl Error {
         }
     }
 
+    /// It is the file's own trouble, and stays: the file is too large, or what was written cannot be read any more.
+    pub fn is_of_the_file(&self) -> bool {
+        match self {
+            Error::TooLarge { .. } | Error::Backing { .. } => true,
+            Error::NoSpace { .. } | Error::Remote(_) | Error::BrokenOff => false,
+        }
+    }
+
     pub(super) fn backing(what: impl Into<String>, error: &io::Error) -> Error {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         Error::Backing { what: what.into(), problem: error.to_string(), errno }

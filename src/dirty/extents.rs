@@ -86,6 +86,11 @@ impl Extents {
         })
     }
 
+    pub fn last(&self) -> Option<Extent> {
+        let (start, (length, source)) = self.map.last_key_value()?;
+        Some(Extent { start: *start, length: *length, source: source.clone() })
+    }
+
     pub fn any(&self, is: impl Fn(&Source) -> bool) -> bool {
         self.map.values().any(|(_, source)| is(source))
     }

@@ -3,7 +3,7 @@
 use super::content::{self, Content};
 use super::error::Error;
 use super::extents::{Extent, Extents, Source};
-use super::lease::Lease;
+use super::own_ends::OwnEnd;
 use super::scratch::Backing;
 use super::sealed::{Progress, Sealed};
 use super::store::DirtyStore;
@@ -57,10 +57,13 @@ pub(super) struct State {
     pub backing: Option<Arc<Backing>>,
     /// A record may say that the backing file has what was cut off here: what comes in its place goes to another one.
     is_spoken_for: bool,
+    /// A record that speaks of the backing file was to be on the disk. Later ones take its place there, at a time of their own, so
+    /// what they speak of has to be there before them.
+    is_durable: bool,
     pub generation: u64,
     pub modified: DateTime<Utc>,
     /// The short last piece that settling stored, so that the next one can take its place.
-    pub last_own: Option<(u64, Bytes, Lease)>,
+    pub last_own: Option<OwnEnd>,
     /// Where the last write ended.
     last_end: u64,
 }
@@ -90,7 +93,7 @@ impl DirtyFile {
     pub(super) fn new(
         store: Arc<DirtyStore>,
         number: u64,
-        extents: Extents,
+        (extents, own_end): (Extents, Option<OwnEnd>),
         backing: Option<Arc<Backing>>,
         request: PutRequest,
     ) -> Arc<DirtyFile> {
@@ -100,9 +103,10 @@ impl DirtyFile {
             tail: None,
             backing,
             is_spoken_for: false,
+            is_durable: false,
             generation: 0,
             modified,
-            last_own: None,
+            last_own: own_end,
             last_end: u64::MAX,
         };
         Arc::new(DirtyFile { store, number, request, turn: Arc::default(), state: Mutex::new(state) })
@@ -212,6 +216,7 @@ impl DirtyFile {
                     self.flush(&turn).await?;
                     0
                 }
+                Step::Refused if self.store.own_ends.clear() => 0,
                 Step::Refused if patient && self.wait_for_memory().await => {
                     patient = false;
                     0
@@ -388,6 +393,14 @@ impl DirtyFile {
         if !inline {
             self.flush(&turn).await?;
         }
+        let durable = {
+            let mut state = self.state();
+            state.is_durable |= durable;
+            state.is_durable
+        };
+        if durable && self.state().backing.as_ref().is_some_and(|backing| backing.is_distrusted()) {
+            self.renew_backing(&turn).await?;
+        }
         let (size, found) = {
             let state = self.state();
             (state.extents.size(), state.extents.iter().collect::<Vec<_>>())
@@ -513,7 +526,7 @@ impl State {
     }
 
     fn forget_last_own(&mut self, from: u64) {
-        if self.last_own.as_ref().is_some_and(|(start, bytes, _)| from < start + bytes.len() as u64) {
+        if self.last_own.as_ref().is_some_and(|end| from < end.start + end.bytes.len() as u64) {
             self.last_own = None;
         }
     }

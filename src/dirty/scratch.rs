@@ -2,15 +2,25 @@
 //!
 //! What counts is which ranges of a file were written, each once. A backing file disappears with its [`Backing`] unless it
 //! is kept for the journal.
+//!
+//! There can be far more of them than a process may have descriptors, which its connections need as well: one for each file
+//! that a `tar` has written and nobody has saved yet. So only some are open, those that were opened last, and the others are
+//! opened again by name when somebody needs them.
+//!
+//! Locks: `open` and each file's own are leaves, neither is taken under the other or held over I/O but an `open`.
 
 use super::error::Error;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Descriptors for backing files: a small part of those that a process usually may have, and more than writers that take
+/// turns.
+const MOST_OPEN: usize = 256;
 
 /// A folder of backing files.
 pub struct Scratch {
@@ -18,16 +28,22 @@ pub struct Scratch {
     limit: u64,
     used: AtomicU64,
     next: AtomicU64,
+    /// Those that have a descriptor, the oldest first.
+    open: Mutex<VecDeque<Weak<Backing>>>,
 }
 
 /// A file in it.
 pub struct Backing {
     scratch: Arc<Scratch>,
-    file: File,
+    /// `None`: to be opened by its name.
+    file: Mutex<Option<Arc<File>>>,
     number: u64,
     kept: AtomicBool,
     /// It was kept at some time, or is that of an earlier process.
     recorded: AtomicBool,
+    /// Bringing it to the disk has failed once. Then the kernel may have forgotten what is not there, and the next try succeeds
+    /// without having written it.
+    distrusted: AtomicBool,
     allocated: AtomicU64,
     /// Start and end of what was written.
     written: Mutex<BTreeMap<u64, u64>>,
@@ -42,7 +58,13 @@ impl Scratch {
             let number: Option<u64> = entry?.file_name().to_str().and_then(|name| name.parse().ok());
             next = next.max(number.map_or(0, |number| number.saturating_add(1)));
         }
-        Ok(Arc::new(Scratch { folder, limit, used: AtomicU64::new(0), next: AtomicU64::new(next) }))
+        Ok(Arc::new(Scratch {
+            folder,
+            limit,
+            used: AtomicU64::new(0),
+            next: AtomicU64::new(next),
+            open: Mutex::default(),
+        }))
     }
 
     /// Where it is.
@@ -65,15 +87,32 @@ impl Scratch {
     }
 
     fn backing(self: &Arc<Self>, file: File, number: u64, kept: bool) -> Arc<Backing> {
-        Arc::new(Backing {
+        let backing = Arc::new(Backing {
             scratch: self.clone(),
-            file,
+            file: Mutex::new(Some(Arc::new(file))),
             number,
             kept: AtomicBool::new(kept),
             recorded: AtomicBool::new(kept),
+            distrusted: AtomicBool::new(false),
             allocated: AtomicU64::new(0),
             written: Mutex::default(),
-        })
+        });
+        self.was_opened(&backing);
+        backing
+    }
+
+    /// Takes the descriptor of the one that was opened first, where there are too many.
+    fn was_opened(&self, backing: &Arc<Backing>) {
+        let closed = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.push_back(Arc::downgrade(backing));
+            let excess = open.len().saturating_sub(MOST_OPEN);
+            open.drain(..excess).collect::<Vec<_>>()
+        };
+        for backing in closed.iter().filter_map(Weak::upgrade) {
+            let file = backing.file().take();
+            drop(file);
+        }
     }
 
     /// A new, empty backing file.
@@ -118,6 +157,23 @@ impl Scratch {
 }
 
 impl Backing {
+    fn file(&self) -> MutexGuard<'_, Option<Arc<File>>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its descriptor, which stays open for as long as somebody has it.
+    fn opened(self: &Arc<Self>) -> io::Result<Arc<File>> {
+        let mut known = self.file();
+        if let Some(file) = known.as_ref() {
+            return Ok(file.clone());
+        }
+        let file = OpenOptions::new().read(true).write(true).open(self.scratch.path(self.number))?;
+        let file = known.insert(Arc::new(file)).clone();
+        drop(known);
+        self.scratch.was_opened(self);
+        Ok(file)
+    }
+
     /// Its name in the folder.
     pub fn number(&self) -> u64 {
         self.number
@@ -172,18 +228,20 @@ impl Backing {
     }
 
     /// Blocking.
-    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+    pub(super) fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), Error> {
         if data.is_empty() {
             return Ok(());
         }
         self.count(offset, offset + data.len() as u64, false)?;
-        self.file.write_all_at(data, offset).map_err(|error| Error::backing(self.what("writing"), &error))
+        let written = self.opened().and_then(|file| file.write_all_at(data, offset));
+        written.map_err(|error| Error::backing(self.what("writing"), &error))
     }
 
     /// Fills `buffer`; what is beyond the end of the file is zeros. Blocking.
-    pub(super) fn read(&self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Error> {
+    pub(super) fn read(self: &Arc<Self>, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Error> {
+        let file = self.opened().map_err(|error| Error::backing(self.what("opening"), &error))?;
         while !buffer.is_empty() {
-            match self.file.read_at(buffer, offset) {
+            match file.read_at(buffer, offset) {
                 Ok(0) => {
                     buffer.fill(0);
                     return Ok(());
@@ -199,15 +257,25 @@ impl Backing {
         Ok(())
     }
 
-    pub(super) fn length(&self) -> Result<u64, Error> {
-        let metadata = self.file.metadata().map_err(|error| Error::backing(self.what("looking at"), &error))?;
+    pub(super) fn length(self: &Arc<Self>) -> Result<u64, Error> {
+        let metadata = self.opened().and_then(|file| file.metadata());
+        let metadata = metadata.map_err(|error| Error::backing(self.what("looking at"), &error))?;
         Ok(metadata.len())
     }
 
     /// Until it is on the disk, its name included. Blocking.
-    pub(super) fn sync(&self) -> Result<(), Error> {
-        let synced = self.file.sync_all().and_then(|()| File::open(&self.scratch.folder)?.sync_all());
-        synced.map_err(|error| Error::backing(self.what("syncing"), &error))
+    pub(super) fn sync(self: &Arc<Self>) -> Result<(), Error> {
+        let synced =
+            self.opened().and_then(|file| file.sync_all()).and_then(|()| File::open(&self.scratch.folder)?.sync_all());
+        synced.map_err(|error| {
+            self.distrusted.store(true, Ordering::Release);
+            Error::backing(self.what("syncing"), &error)
+        })
+    }
+
+    /// See the field.
+    pub(super) fn is_distrusted(&self) -> bool {
+        self.distrusted.load(Ordering::Acquire)
     }
 }
 

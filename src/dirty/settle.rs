@@ -6,6 +6,7 @@
 use super::error::Error;
 use super::extents::{Extent, Source};
 use super::file::{DirtyFile, Part};
+use super::own_ends::OwnEnd;
 use super::store::DirtyStore;
 use crate::keep::Locator;
 use crate::keep::manifest::Piece;
@@ -63,6 +64,8 @@ struct Outcome {
     stored: Result<Locator, Error>,
     /// Short last pieces.
     ends: Vec<End>,
+    /// Files that cannot be read, which have no part in the job any more.
+    unreadable: Vec<(usize, Error)>,
 }
 
 /// Where a run is now.
@@ -123,7 +126,12 @@ impl DirtyStore {
         }
         let outcomes = stream::iter(jobs).map(|job| self.run(files, job)).buffer_unordered(self.uploads);
         let outcomes: Vec<Outcome> = outcomes.collect().await;
-        for Outcome { job, stored, ends } in outcomes {
+        for Outcome { job, stored, ends, unreadable } in outcomes {
+            for (file, error) in unreadable {
+                if let Some(work) = works.get_mut(file) {
+                    work.failed = Some(error);
+                }
+            }
             let mut offset = 0;
             for Segment { file, start, length, .. } in job.segments {
                 let Some(work) = works.get_mut(file) else { continue };
@@ -133,7 +141,7 @@ impl DirtyStore {
                         let source = Source::Stored { locator, block_size, offset, own: true };
                         work.replacements.push(Replacement { start, length, source });
                     }
-                    Err(error) => work.failed = Some(error.clone()),
+                    Err(error) => drop(work.failed.get_or_insert_with(|| error.clone())),
                 }
                 offset += length;
             }
@@ -164,9 +172,9 @@ impl DirtyStore {
                     Source::Sealed { .. } => return Err(Error::BrokenOff),
                 }
             }
-            if let Some((start, bytes, _)) = &state.last_own {
-                let end = start + bytes.len() as u64;
-                runs.iter_mut().filter(|(from, _)| *from == end).for_each(|(from, _)| *from = *start);
+            if let Some(own) = &state.last_own {
+                let end = own.start + own.bytes.len() as u64;
+                runs.iter_mut().filter(|(from, _)| *from == end).for_each(|(from, _)| *from = own.start);
             }
         }
         for hole in holes {
@@ -205,13 +213,35 @@ impl DirtyStore {
         Ok(())
     }
 
-    async fn run(&self, files: &[Arc<DirtyFile>], job: Job) -> Outcome {
-        let mut ends = Vec::new();
-        let stored = self.store_job(files, &job, &mut ends).await;
-        Outcome { job, stored, ends }
+    /// Stores a block. A file that cannot be read goes without the others suffering for it.
+    async fn run(&self, files: &[Arc<DirtyFile>], mut job: Job) -> Outcome {
+        let mut unreadable = Vec::new();
+        loop {
+            let mut ends = Vec::new();
+            let mut culprit = None;
+            let stored = self.store_job(files, &job, &mut ends, &mut culprit).await;
+            match (stored, culprit) {
+                (Err(error), Some(file)) => {
+                    unreadable.push((file, error));
+                    job.segments.retain(|segment| segment.file != file);
+                    job.length = job.segments.iter().map(|segment| segment.length).sum();
+                }
+                (stored, _) => return Outcome { job, stored, ends, unreadable },
+            }
+            if job.segments.is_empty() {
+                return Outcome { job, stored: Err(Error::BrokenOff), ends: Vec::new(), unreadable };
+            }
+        }
     }
 
-    async fn store_job(&self, files: &[Arc<DirtyFile>], job: &Job, ends: &mut Vec<End>) -> Result<Locator, Error> {
+    /// `culprit`: the file that could not be read.
+    async fn store_job(
+        &self,
+        files: &[Arc<DirtyFile>],
+        job: &Job,
+        ends: &mut Vec<End>,
+        culprit: &mut Option<usize>,
+    ) -> Result<Locator, Error> {
         let _permit = self.permits.acquire().await.map_err(|_| Error::BrokenOff)?;
         let size = usize::try_from(job.length).map_err(|_| Error::TooLarge { size: job.length })?;
         let _charge = self.allowance.budget.charge(size).await.map_err(|_| Error::TooLarge { size: job.length })?;
@@ -219,7 +249,10 @@ impl DirtyStore {
         for segment in &job.segments {
             let file = files.get(segment.file).ok_or(Error::BrokenOff)?;
             let from = block.len();
-            collect(file, segment, &mut block).await?;
+            if let Err(error) = collect(file, segment, &mut block).await {
+                *culprit = Some(segment.file);
+                return Err(error);
+            }
             if segment.last && segment.length <= SHORT_PIECE && segment.length < self.block_size {
                 let bytes = Bytes::copy_from_slice(&block[from..]);
                 ends.push(End { file: segment.file, start: segment.start, bytes });
@@ -255,9 +288,15 @@ impl DirtyStore {
             let size = state.extents.size();
             let last = work.end.filter(|end| end.start + end.bytes.len() as u64 == size);
             state.last_own = last.and_then(|End { start, bytes, .. }| {
-                let lease = self.allowance.lease(bytes.len())?;
-                Some((start, bytes, lease))
+                let lease = Arc::new(self.allowance.lease(bytes.len())?);
+                Some(OwnEnd { start, bytes, _lease: lease })
             });
+            if let Some(end) = &state.last_own
+                && let Some(Extent { source: Source::Stored { locator, offset, .. }, start, .. }) = state.extents.last()
+                && start <= end.start
+            {
+                self.own_ends.put(&locator, offset + (end.start - start), end.clone());
+            }
         }
         let unused = state.drop_unused_backing();
         let pieces = state.extents.iter().map(|Extent { length, source, .. }| match source {
@@ -279,13 +318,14 @@ async fn collect(file: &DirtyFile, segment: &Segment, block: &mut BytesMut) -> R
     let (mut start, end) = (segment.start, segment.start + segment.length);
     {
         let state = file.state();
-        if let Some((from, bytes, _)) = &state.last_own
-            && let Some(skip) = start.checked_sub(*from)
-            && skip < bytes.len() as u64
+        if let Some(own) = &state.last_own
+            && let Some(skip) = start.checked_sub(own.start)
+            && skip < own.bytes.len() as u64
         {
             let low = usize::try_from(skip).map_err(|_| Error::BrokenOff)?;
-            let high = usize::try_from((end - from).min(bytes.len() as u64)).map_err(|_| Error::BrokenOff)?;
-            block.extend_from_slice(&bytes[low..high]);
+            let high = (end - own.start).min(own.bytes.len() as u64);
+            let high = usize::try_from(high).map_err(|_| Error::BrokenOff)?;
+            block.extend_from_slice(&own.bytes[low..high]);
             start += (high - low) as u64;
         }
     }

@@ -5,6 +5,7 @@ use super::error::Error;
 use super::extents::{Extents, Source};
 use super::file::DirtyFile;
 use super::lease::Allowance;
+use super::own_ends::{OwnEnd, OwnEnds};
 use super::scratch::{Backing, Scratch};
 use crate::cache::Budget;
 use crate::keep::manifest::Piece;
@@ -49,6 +50,7 @@ pub struct DirtyStore {
     pub(super) in_flight: AtomicUsize,
     /// One of them ended.
     pub(super) ended: Notify,
+    pub(super) own_ends: OwnEnds,
     keep: Arc<dyn Keep>,
     next: AtomicU64,
     stored: AtomicU64,
@@ -89,6 +91,7 @@ impl DirtyStore {
             pack_size: block_size.min((capacity - memory) as u64).max(1),
             in_flight: AtomicUsize::new(0),
             ended: Notify::new(),
+            own_ends: OwnEnds::default(),
             keep: options.keep,
             next: AtomicU64::new(0),
             stored: AtomicU64::new(0),
@@ -101,14 +104,22 @@ impl DirtyStore {
     /// A file that consists of `pieces` so far; what is written to it is stored as `request` says.
     pub fn file(self: &Arc<Self>, pieces: impl Iterator<Item = Piece<Locator>>, request: PutRequest) -> Arc<DirtyFile> {
         let mut extents = Extents::default();
+        let mut last = None;
         for Piece { block, block_size, offset, length } in pieces {
+            last = Some((block.clone(), offset, (extents.size(), length)));
             extents.replace(extents.size(), length, Source::Stored { locator: block, block_size, offset, own: false });
         }
-        self.make(extents, None, request)
+        let own_end = last.and_then(|(locator, offset, place)| self.own_ends.take(&locator, offset, place));
+        self.make((extents, own_end), None, request)
     }
 
-    fn make(self: &Arc<Self>, extents: Extents, backing: Option<Arc<Backing>>, request: PutRequest) -> Arc<DirtyFile> {
-        DirtyFile::new(self.clone(), self.next.fetch_add(1, Ordering::AcqRel), extents, backing, request)
+    fn make(
+        self: &Arc<Self>,
+        content: (Extents, Option<OwnEnd>),
+        backing: Option<Arc<Backing>>,
+        request: PutRequest,
+    ) -> Arc<DirtyFile> {
+        DirtyFile::new(self.clone(), self.next.fetch_add(1, Ordering::AcqRel), content, backing, request)
     }
 
     /// A file as a journal has it. Its backing file is in `folder`, that of another journal, or in the store's own. Whatever is
@@ -162,7 +173,7 @@ impl DirtyStore {
         if extents.size() != content.size {
             return Err(Error::content("the extents are shorter than the file"));
         }
-        Ok(self.make(extents, backing, request))
+        Ok(self.make((extents, None), backing, request))
     }
 
     pub(super) fn retire(&self, backing: Arc<Backing>) {

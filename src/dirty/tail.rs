@@ -7,7 +7,8 @@
 use super::lease::{Allowance, Lease};
 use std::sync::Arc;
 
-const FIRST_STEP: usize = 64 << 10;
+/// What the smallest file takes of the budget: a page.
+const FIRST_STEP: usize = 4 << 10;
 const LARGEST_STEP: usize = 4 << 20;
 /// Up to this size a tail doubles. An allocation of a block is a mapping of its own for every allocator, so most small files
 /// should get along without one.
@@ -24,15 +25,17 @@ impl Tail {
     /// One with room for something but empty; `None` if there is no memory.
     pub fn new(start: u64, block_size: usize, allowance: &Arc<Allowance>) -> Option<Tail> {
         let mut tail = Tail { start, bytes: Vec::new(), room: 0, leases: Vec::new() };
-        tail.grow(block_size, allowance).then_some(tail)
+        tail.grow(0, block_size, allowance).then_some(tail)
     }
 
     pub fn end(&self) -> u64 {
         self.start + self.bytes.len() as u64
     }
 
-    fn grow(&mut self, block_size: usize, allowance: &Arc<Allowance>) -> bool {
-        let step = self.room.clamp(FIRST_STEP, LARGEST_STEP).min(block_size - self.room);
+    /// Makes room, not more than a block and mostly for `wanted` bytes or more.
+    fn grow(&mut self, wanted: usize, block_size: usize, allowance: &Arc<Allowance>) -> bool {
+        let missing = wanted.saturating_sub(self.room);
+        let step = self.room.max(missing).clamp(FIRST_STEP, LARGEST_STEP).min(block_size - self.room);
         let Some(lease) = allowance.lease(step) else { return false };
         let room = self.room + step;
         let capacity = if room <= SMALL { room } else { block_size };
@@ -52,7 +55,7 @@ impl Tail {
             return false;
         };
         while self.room < needed {
-            if !self.grow(block_size, allowance) {
+            if !self.grow(needed, block_size, allowance) {
                 return false;
             }
         }
@@ -61,7 +64,8 @@ impl Tail {
 
     /// Appends some of `data`: how much; 0 when there is no memory. There must be less than a block in it.
     pub fn append(&mut self, data: &[u8], block_size: usize, allowance: &Arc<Allowance>) -> usize {
-        if self.bytes.len() == self.room && !self.grow(block_size, allowance) {
+        let wanted = self.bytes.len().saturating_add(data.len());
+        if self.bytes.len() == self.room && !self.grow(wanted, block_size, allowance) {
             return 0;
         }
         let count = data.len().min(self.room - self.bytes.len());

@@ -91,6 +91,7 @@ impl Rig {
 
     /// After everything was dropped: uploads end, and nothing is left.
     async fn empty(&self) {
+        self.store.own_ends.clear();
         for _ in 0..500 {
             if self.budget.used() == 0 && self.store.figures().memory == 0 && self.store.figures().in_flight == 0 {
                 break;
@@ -98,6 +99,7 @@ impl Rig {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         self.store.sweep(|_| false);
+        self.store.own_ends.clear();
         assert_eq!((self.budget.used(), self.store.figures().memory, self.scratch.used()), (0, 0, 0));
     }
 }
@@ -316,6 +318,55 @@ async fn small_files_share_a_block_and_appending_leaves_no_trail() {
     }
     assert_eq!(rig.all(&two, 0, 100).await, b"b2++++++++++++++++++++");
     drop((one, two));
+    rig.empty().await;
+}
+
+/// A shell that writes a log opens it for each line.
+#[tokio::test]
+async fn appending_to_a_file_that_is_opened_anew_leaves_no_trail() {
+    let rig = rig(100, 1000, 400, 1000);
+    let other = rig.store.file(std::iter::empty(), PutRequest::default());
+    other.write(Place::End, Bytes::from_static(b"another")).await.unwrap();
+    let mut settled = None;
+    for number in 0..20 {
+        let pieces = settled.take().map_or_else(Vec::new, |it: Settled| it.pieces);
+        let log = rig.store.file(pieces.into_iter(), PutRequest::default());
+        log.write(Place::End, Bytes::from_static(b"line,")).await.unwrap();
+        // The first time it shares its block.
+        let files = if number == 0 { vec![other.clone(), log.clone()] } else { vec![log.clone()] };
+        let now = rig.store.settle(&files).await.pop().unwrap().unwrap();
+        assert_eq!(now.pieces.len(), if number < 19 { 1 } else { now.pieces.len() });
+        settled = Some(now);
+    }
+    assert_eq!(rig.of_pieces(&settled.unwrap()).await, b"line,".repeat(20));
+    drop(other);
+    rig.empty().await;
+}
+
+/// One that cannot be read any more does not keep others of its block from being stored.
+#[tokio::test]
+async fn more_files_than_descriptors_are_kept_and_a_lost_one_is_alone() {
+    let rig = rig(1 << 20, 8 << 20, 0, 8 << 20);
+    let mut files = Vec::new();
+    for number in 0..600u32 {
+        let file = rig.store.file(std::iter::empty(), PutRequest::default());
+        file.write(Place::At(0), Bytes::from(number.to_le_bytes().repeat(8))).await.unwrap();
+        files.push(file);
+    }
+    let folder = rig.scratch.folder().to_owned();
+    let is_ours = |entry: &std::fs::DirEntry| entry.path().read_link().is_ok_and(|link| link.starts_with(&folder));
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter(is_ours).count();
+    assert!(open <= 300, "{open}");
+    for (number, file) in (0u32..).zip(&files) {
+        assert_eq!(rig.all(file, 0, 100).await, number.to_le_bytes().repeat(8));
+    }
+    std::fs::remove_file(folder.join(files[0].backing().unwrap().to_string())).unwrap();
+    let results = rig.store.settle(&files).await;
+    assert!(results[0].as_ref().is_err_and(|error| error.is_of_the_file()), "{:?}", results[0]);
+    for (number, settled) in (0u32..).zip(&results).skip(1) {
+        assert_eq!(rig.of_pieces(settled.as_ref().unwrap()).await, number.to_le_bytes().repeat(8));
+    }
+    drop(files);
     rig.empty().await;
 }
 

@@ -277,8 +277,10 @@ impl Site {
                     let open = Operation::Open { number, empties: size == 0 };
                     let applied = self.supervisor.apply(cell, open, Need::Nothing).await?;
                     let result = self.change_file(cell, number, &applied, size).await;
-                    self.supervisor.apply(cell, Operation::Close { number }, Need::Journal).await?;
+                    self.supervisor.apply(cell, Operation::Close { number }, Need::Nothing).await?;
                     result?;
+                    // Also what others, who have it open, have written to the file.
+                    self.supervisor.save(cell, Files::One(number), Need::Journal).await?;
                 }
             }
         }
