@@ -12,6 +12,7 @@ use crate::actors::listing::{self, Item, Listing, ListingCell};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::actors::{Error, Supervisor};
+use crate::journal::Change;
 use crate::remote::api::{Collection, Filter, Query, Record};
 use actix::{Handler, Message};
 use chrono::{DateTime, Utc};
@@ -83,12 +84,13 @@ impl Supervisor {
         self.ask(cell, |reply| Save { files, need, reply }).await
     }
 
-    /// Takes over what a mount that was killed had not saved of a collection.
-    pub async fn adopt_journal(&self, uuid: &str, left: &Arc<Left>) -> Result<(), Error> {
+    /// Takes over what a mount that was killed had not saved of a collection. Returns what has to stay in the journal because it
+    /// cannot be.
+    pub async fn adopt_journal(&self, uuid: &str, left: &Arc<Left>) -> Result<Vec<Change>, Error> {
         let cell = self.collection(uuid);
         self.collection_state(&cell, false).await?;
         let message = |reply| collection::Recover { left: left.clone(), reply };
-        self.ask(&cell, message).await.map(drop)
+        self.ask(&cell, message).await
     }
 
     /// The record of a collection as it is now, with its manifest. If it says something new, that is published first.

@@ -22,7 +22,10 @@
 //! | [`opened`] | which files have handles, and what nobody has opened yet |
 //! | [`overwritten`] | saying what a save of ours has hit |
 //! | [`merging`] | what others have saved |
+//! | [`folding`] | the tree without what nobody needs any more |
 //! | [`finished`] | backing files that wait to be let go |
+//! | [`housekeeper`] | what is done on the journal's disk and nobody waits for |
+//! | [`earlier`] | journals of earlier mounts |
 //! | [`sent`] | saves of which it is not known whether they arrived |
 //! | [`journaling`] | when the journal is written |
 //! | [`recording`] | what the journal is told, and replaying it |
@@ -43,10 +46,13 @@ use std::time::{Duration, Instant, SystemTime};
 mod aside;
 mod commit;
 pub mod draft;
+pub mod earlier;
 pub mod echo;
 mod fetch;
 pub mod finished;
+mod folding;
 pub mod guard;
+pub mod housekeeper;
 mod journaling;
 mod local;
 pub mod merging;
@@ -67,6 +73,7 @@ use echo::Echoes;
 use fetch::{Fetch, Fetched};
 use local::Local;
 use numbers::Numbers;
+use recording::Replayed;
 use state::Base;
 
 /// What a look at the record without the manifest asks for.
@@ -130,12 +137,12 @@ pub struct Left {
     pub scratch: Arc<Scratch>,
 }
 
-/// Takes over what a mount that was killed had not saved.
+/// Takes over what a mount that was killed had not saved. The answer is what could not be: it has to stay in the journal.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Recover {
     pub left: Arc<Left>,
-    pub reply: Reply<Arc<CollectionState>, Error>,
+    pub reply: Reply<Vec<Change>, Error>,
 }
 
 pub struct CollectionActor {
@@ -145,6 +152,10 @@ pub struct CollectionActor {
     /// The next fetch must bring the manifest, not only a look at the record.
     needs_whole: bool,
     is_merging: bool,
+    is_folding: bool,
+    /// The first number that was never given when the collection was found to be gone: those who have its files open must not
+    /// find others behind their numbers should it come back.
+    first_number: u32,
     fetched: Instant,
     local: Local,
     timer: Option<actix::SpawnHandle>,
@@ -170,6 +181,8 @@ impl Keeper for CollectionActor {
             refresh: Refresh::default(),
             needs_whole: false,
             is_merging: false,
+            is_folding: false,
+            first_number: 0,
             fetched: Instant::now(),
             local,
             timer: None,
@@ -234,6 +247,9 @@ impl CollectionActor {
                     // Who has a file open for writing keeps what he writes to, in case the collection comes back.
                     && self.cell.load().is_none_or(|state| state.drafts.is_empty()) =>
             {
+                if let Some(state) = self.cell.load() {
+                    self.first_number = state.numbers.limit(&state.snapshot);
+                }
                 self.cell.withdraw();
                 self.environment.news.tell(self.cell.key(), vec![news::Change::Everything]);
                 Err(error)
@@ -282,7 +298,7 @@ impl CollectionActor {
                     is_sound,
                 };
                 let state = CollectionState {
-                    numbers: Numbers::first(record.modified_at),
+                    numbers: Numbers::starting(self.first_number, record.modified_at),
                     record,
                     snapshot: content.snapshot,
                     drafts: Default::default(),
@@ -426,6 +442,7 @@ impl CollectionActor {
         &mut self,
         saved: commit::Saved,
         taken: &crate::tree::commit::Touched,
+        marks: u64,
     ) -> (crate::tree::commit::Touched, Option<Error>) {
         let mut left = saved.left;
         let Some(current) = self.cell.load() else { return (taken.clone(), Some(Error::Gone)) };
@@ -454,7 +471,7 @@ impl CollectionActor {
             state.fetched = Instant::now();
         }
         if has_seen && self.cell.shared().foreign().as_deref().is_none_or(|hash| hash == state.portable_data_hash()) {
-            state.marks = self.cell.marks();
+            state.marks = if self.cell.shared().foreign().is_some() { self.cell.marks() } else { marks };
         }
         state.is_unsaved = !left.is_empty() || !self.local.is_clean();
         self.publish(state);
@@ -574,14 +591,9 @@ impl CollectionActor {
         });
     }
 
-    /// Takes over a journal, on top of what is shown.
-    fn recover(&mut self, left: &Left) -> Result<Arc<CollectionState>, Error> {
-        let state = self.cell.load().ok_or(Error::Gone)?;
-        let writing = self.environment.writing.clone().ok_or(Error::ReadOnly)?;
-        let request = operation::put_request(&writing, &state);
-        let replayed =
-            recording::replay(&writing, &state.base.snapshot, (&left.changes, &left.sent), &left.scratch, &request)?;
-        let mut next = (*state).clone();
+    /// Takes over what was worked out of a journal, on top of what is shown.
+    fn recover(&mut self, state: &Arc<CollectionState>, replayed: Replayed, left: &Left) -> Arc<CollectionState> {
+        let mut next = (**state).clone();
         // What the journal's mount had, as if it had gone on to this moment: the next look at the server merges.
         let mut numbers = state.numbers.carry(&state.snapshot, &replayed.mine, Some(chrono::Utc::now()));
         for (node, draft) in replayed.drafts {
@@ -606,33 +618,61 @@ impl CollectionActor {
         let open = left.sent.iter().filter(|save| !save.has_arrived);
         self.local.sent.extend(open.map(|save| (now, save.clone())));
         self.local.text = None;
-        Ok(self.publish(next))
+        self.publish(next)
+    }
+
+    fn was_replayed(
+        &mut self,
+        state: &Arc<CollectionState>,
+        replayed: Replayed,
+        left: &Left,
+        context: &mut Context<Self>,
+    ) -> Result<Vec<Change>, Error> {
+        let is_same = self.cell.load().is_some_and(|current| Arc::ptr_eq(&current, state));
+        if !is_same || self.is_busy() {
+            return Err(Error::Busy);
+        }
+        let theirs = state.base.snapshot.clone();
+        let kept = replayed.kept.clone();
+        let state = self.recover(state, replayed, left);
+        let mut next = (*state).clone();
+        next.base = Arc::new(Base {
+            record: state.base.record.clone(),
+            snapshot: theirs.clone(),
+            is_whole: true,
+            is_own: false,
+            is_sound: state.base.is_sound,
+        });
+        self.merge(next, theirs, 0, context);
+        Ok(kept)
     }
 }
 
 impl Handler<Recover> for CollectionActor {
     type Result = ();
 
-    fn handle(&mut self, Recover { left, reply }: Recover, context: &mut Self::Context) {
-        if self.is_busy() || self.cell.load().is_none_or(|state| state.is_unsaved() || !state.drafts.is_empty()) {
+    fn handle(&mut self, Recover { left, reply }: Recover, context: &mut Context<Self>) {
+        let is_free = |state: &Arc<CollectionState>| !state.is_unsaved() && state.drafts.is_empty();
+        let state = self.cell.load().filter(is_free).filter(|_| !self.is_busy());
+        let Some((state, writing)) = state.zip(self.environment.writing.clone()) else {
             // It is loaded before. Whoever has begun to use it meanwhile goes first, and this is tried again.
             let _ = reply.send(Err(Error::Busy));
             return;
-        }
-        let theirs = self.cell.load().map(|state| state.base.snapshot.clone());
-        let result = self.recover(&left);
-        if let (Ok(state), Some(theirs)) = (&result, theirs) {
-            let mut next = (**state).clone();
-            next.base = Arc::new(Base {
-                record: state.base.record.clone(),
-                snapshot: theirs.clone(),
-                is_whole: true,
-                is_own: false,
-                is_sound: state.base.is_sound,
+        };
+        let (known, journaled) = (state.clone(), left.clone());
+        let replay = async move {
+            let work = tokio::task::spawn_blocking(move || {
+                let request = operation::put_request(&writing, &known);
+                let (base, changes) = (&known.base.snapshot, (&journaled.changes[..], &journaled.sent[..]));
+                recording::replay(&writing, base, changes, &journaled.scratch, &request)
             });
-            self.merge(next, theirs, 0, context);
-        }
-        let _ = reply.send(result);
+            work.await.map_err(|error| Error::Failed(format!("reading a journal: {error}")))?
+        };
+        let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), replay);
+        context.spawn(work.into_actor(self).map(move |replayed, actor, context| {
+            let result = replayed.and_then(|replayed| actor.was_replayed(&state, replayed, &left, context));
+            let _ = reply.send(result);
+        }));
     }
 }
 

@@ -1,7 +1,8 @@
 //! What all actors work with: the API, the runtime for I/O, and the user's choices.
 
-use crate::actors::collection::finished::Finished;
+use crate::actors::collection::earlier::Earlier;
 use crate::actors::collection::guard::CommitGuard;
+use crate::actors::collection::housekeeper::Housekeeper;
 use crate::actors::collection::merging::OnConflict;
 use crate::actors::collection::saving::SyncMode;
 use crate::actors::filters::Filters;
@@ -41,11 +42,23 @@ pub struct Writing {
     pub on_conflict: OnConflict,
     /// Of new data, where the collection does not say (`--storage-classes`).
     pub storage_classes: Vec<String>,
+    /// Events tell of what others do. Where they do not, nothing could report what a save has overwritten unseen.
+    pub hears: bool,
     /// How often a save whose answer was lost is sent again (`--retries`).
     pub retries: u32,
     /// How long a collection must have been left alone for a change to make a new version (`PreserveVersionIfIdle`).
     pub idle: Duration,
     /// Cleared when the cluster turns out to be from before that option.
     pub knows_replace_files: AtomicBool,
-    pub finished: Finished,
+    pub housekeeper: Housekeeper,
+    pub earlier: Earlier,
+}
+
+impl Writing {
+    /// There is so much that is not saved that it should be soon, whatever was asked for: half of what the journal's log or the
+    /// space for data may hold.
+    pub fn is_filling(&self) -> bool {
+        let figures = self.store.figures();
+        figures.scratch > figures.scratch_limit / 2 || self.journal.as_ref().is_some_and(|journal| journal.is_filling())
+    }
 }

@@ -60,6 +60,15 @@ impl Error {
         matches!(self, Error::Remote(error) if error.is_not_found())
     }
 
+    /// The disk of the journal is full, or what is allowed of it.
+    pub fn is_lack_of_room(&self) -> bool {
+        match self {
+            Error::Journal(error) => matches!(**error, journal::Error::Full { .. } | journal::Error::NoRoom { .. }),
+            Error::Dirty(error) => error.errno() == libc::ENOSPC,
+            _ => false,
+        }
+    }
+
     /// What somebody can do about a save that failed.
     pub fn remedy(&self) -> &'static str {
         match self {

@@ -8,33 +8,32 @@
 
 use crate::dirty::DirtyFile;
 use crate::journal::Journal;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Default)]
 pub struct Finished {
-    files: Mutex<Vec<Arc<DirtyFile>>>,
+    /// By their addresses: a save can bring a hundred thousand at once.
+    files: Mutex<HashMap<usize, Arc<DirtyFile>>>,
 }
 
 impl Finished {
-    fn files(&self) -> MutexGuard<'_, Vec<Arc<DirtyFile>>> {
+    fn files(&self) -> MutexGuard<'_, HashMap<usize, Arc<DirtyFile>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn add(&self, file: Arc<DirtyFile>) {
-        let mut files = self.files();
-        if !files.iter().any(|known| Arc::ptr_eq(known, &file)) {
-            files.push(file);
-        }
+        self.files().insert(Arc::as_ptr(&file).addr(), file);
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.files().is_empty()
     }
 
-    /// Lets go of the backing files that nobody needs. `true`: all of them; otherwise somebody has to look again.
+    /// Lets go of the backing files that nobody needs. `true`: all of them; otherwise somebody has to look again. Blocking.
     pub(super) fn sweep(&self, journal: Option<&Journal>) -> bool {
         let mut files = std::mem::take(&mut *self.files());
-        files.retain(|file| {
+        files.retain(|_, file| {
             let Some(backing) = file.backing() else { return false };
             let is_needed = Arc::strong_count(file) > 1 || journal.is_some_and(|journal| journal.names(backing));
             if !is_needed {
@@ -43,7 +42,7 @@ impl Finished {
             is_needed
         });
         let is_all = files.is_empty();
-        files.into_iter().for_each(|file| self.add(file));
+        self.files().extend(files);
         is_all
     }
 }

@@ -6,7 +6,7 @@
 //! written down again then, for its records would go with the others. What a record says is [`recording`]'s.
 
 use crate::actors::collection::state::{Base, CollectionState};
-use crate::actors::collection::waiting::Answer;
+use crate::actors::collection::waiting::{Answer, Waiter, Waits};
 use crate::actors::collection::{CollectionActor, recording};
 use crate::actors::work::Work;
 use crate::journal::Sequence;
@@ -83,17 +83,25 @@ impl CollectionActor {
         let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), work);
         context.spawn(work.into_actor(self).map(move |result, actor, context| {
             actor.local.journal.is_running = false;
-            let Ok((result, waiters)) = result else { return };
+            let (result, waiters) = match result {
+                Ok(ended) => ended,
+                // Those who waited are told by their channels.
+                Err(error) => (Err(error), Vec::new()),
+            };
             let answer = match result {
                 Ok((sequence, synced)) => {
                     if let Some(sequence) = sequence {
                         actor.local.journal.marks.push((change, sequence, again));
                         actor.local.journal.last = Some(sequence);
-                        if superseded.is_some() && actor.local.aside.paths() == aside {
+                        let frees_others = superseded.is_some() && actor.local.aside.paths() == aside;
+                        if frees_others {
                             actor.local.journal.expendable = superseded;
                         }
+                        // Otherwise nothing is settled that was not before.
+                        if frees_others || change <= actor.local.saved {
+                            actor.settle_journal();
+                        }
                     }
-                    actor.settle_journal();
                     if let Err(error) = &synced {
                         tracing::error!(collection = actor.cell.key(), %error, "the journal may not outlive the machine");
                     }
@@ -102,6 +110,14 @@ impl CollectionActor {
                 Err(error) => {
                     actor.local.journal.touched.extend(&again);
                     actor.local.journal.files.extend(files_again);
+                    if error.is_lack_of_room() && actor.local.failures == 0 && !waiters.is_empty() {
+                        // What there is no room for is saved instead, which also makes room.
+                        let change = actor.local.changes;
+                        let waiting = |answer| Waiter { change, waits: Waits::Everything, answer };
+                        actor.local.waiters.extend(waiters.into_iter().map(waiting));
+                        actor.save_soon(context);
+                        return;
+                    }
                     tracing::error!(collection = actor.cell.key(), %error, "cannot write to the journal");
                     Err(error)
                 }
@@ -110,14 +126,14 @@ impl CollectionActor {
                 waiter(answer.clone());
             }
             // What was replaced may be needed no longer.
-            actor.sweep_finished(context);
+            actor.sweep_finished();
             actor.write_journal(context);
         }));
     }
 
     /// Tells the journal what the server has.
     pub(super) fn settle_journal(&mut self) {
-        let Some(journal) = self.environment.writing.as_ref().and_then(|writing| writing.journal.clone()) else {
+        let Some(writing) = self.environment.writing.clone().filter(|writing| writing.journal.is_some()) else {
             return;
         };
         let saved = self.local.saved;
@@ -134,9 +150,7 @@ impl CollectionActor {
         let reached = marks.iter().filter(|mark| is_settled(mark)).map(|(_, sequence, _)| *sequence).max();
         if let Some(sequence) = reached {
             marks.retain(|mark| !is_settled(mark));
-            if let Err(error) = journal.settled(self.cell.key(), sequence) {
-                tracing::warn!(collection = self.cell.key(), %error, "cannot note in the journal what was saved");
-            }
+            writing.housekeeper.settle(self.cell.key(), sequence);
         }
     }
 }

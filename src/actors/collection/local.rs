@@ -43,13 +43,13 @@ pub(super) struct Local {
     pub(super) pauses: u32,
     pub(super) failures: u32,
     pub(super) refusals: u32,
+    /// When the server has refused the collection, and why, after it has done so many times.
+    pub(super) refused: Option<(Instant, Error)>,
     /// Saves of which it is not known whether they arrived.
     pub(super) sent: Vec<(Instant, Sent)>,
     /// Nobody stops the actor while it has something that is not saved.
     pub(super) keeps: Option<Arc<CollectionCell>>,
     pub(super) journal: Pump,
-    /// Backing files are let go of soon.
-    pub(super) sweeps: bool,
 }
 
 impl Local {
@@ -74,6 +74,11 @@ impl Local {
     /// Is there anything that the server does not have?
     pub(super) fn is_clean(&self) -> bool {
         self.touched.is_empty() && self.running.is_none() && self.aside.is_empty()
+    }
+
+    /// Nothing is to be saved, and nobody waits.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_clean() && self.waiters.is_empty()
     }
 
     pub(super) fn is_saving(&self) -> bool {

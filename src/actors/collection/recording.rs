@@ -155,6 +155,9 @@ pub(super) struct Replayed {
     pub(super) mine: Snapshot,
     pub(super) drafts: Vec<(NodeId, Arc<Draft>)>,
     pub(super) touched: Touched,
+    /// What could not be applied because the bytes are not to be had, with what was recorded together with it: there the server
+    /// keeps what it has.
+    pub(super) kept: Vec<Change>,
 }
 
 /// Which change, in the order of states, was the last one to a path or to something that decides over it.
@@ -185,7 +188,8 @@ impl<'c> Newest<'c> {
 }
 
 /// Applies the changes. `sent`: saves of which the server may have something that is newer than some of the changes; these are left
-/// out, or a file that was removed, and made again and saved, would be removed for good. What cannot be applied is an error that says which, and nothing is lost: the journal stays.
+/// out, or a file that was removed, and made again and saved, would be removed for good. A file whose bytes cannot be had any more
+/// does not stop the others. Blocking.
 pub(super) fn replay(
     writing: &Writing,
     today: &Snapshot,
@@ -249,16 +253,69 @@ pub(super) fn replay(
             }
         }
     }
-    let mut drafts = Vec::new();
+    let mut files = Vec::new();
+    let mut lost: Vec<(Vec<u8>, crate::dirty::Error)> = Vec::new();
     for (path, (content, modified)) in contents {
-        let Some(node) = mine.snapshot().find(&path) else { continue };
-        let file = writing.store.restore(content, Some(scratch), request.clone())?;
-        if let Some(modified) = modified {
-            file.set_modified(modified);
+        match writing.store.restore(content, Some(scratch), request.clone()) {
+            Ok(file) => {
+                if let Some(modified) = modified {
+                    file.set_modified(modified);
+                }
+                files.push((path, file));
+            }
+            Err(error) if error.is_of_the_file() => lost.push((path, error)),
+            Err(error) => return Err(error.into()),
         }
-        drafts.push((node, Arc::new(Draft::unsaved(file))));
     }
-    Ok(Replayed { base, mine: mine.finish(), drafts, touched })
+    let kept = keep_back(changes, &lost, &base, &mut mine, &mut touched)?;
+    let is_kept = |path: &[u8]| kept.iter().any(|change: &Change| change.operation.path() == path);
+    let mut drafts = Vec::new();
+    for (path, file) in files {
+        if let Some(node) = mine.snapshot().find(&path).filter(|_| !is_kept(&path)) {
+            drafts.push((node, Arc::new(Draft::unsaved(file))));
+        }
+    }
+    Ok(Replayed { base, mine: mine.finish(), drafts, touched, kept })
+}
+
+/// Leaves the server what it has where files are lost. What was removed together with such a file may have been moved there, so it is
+/// not removed.
+fn keep_back(
+    changes: &[(Sequence, Change)],
+    lost: &[(Vec<u8>, crate::dirty::Error)],
+    base: &Snapshot,
+    mine: &mut Editor,
+    touched: &mut Touched,
+) -> Result<Vec<Change>, Error> {
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    for (path, error) in lost {
+        tracing::error!(
+            path = %String::from_utf8_lossy(path),
+            %error,
+            "what an earlier mount had not saved of this file cannot be read: it stays in its journal, and all else is saved"
+        );
+    }
+    let is_lost = |path: &[u8]| lost.iter().any(|(lost, _)| lost == path);
+    let together: HashSet<u64> =
+        changes.iter().filter(|(_, change)| is_lost(change.operation.path())).map(|(_, change)| change.state).collect();
+    let is_kept = |change: &Change| {
+        let is_removal = matches!(change.operation, Operation::Remove { .. }) && together.contains(&change.state);
+        is_removal || is_lost(change.operation.path())
+    };
+    let kept: Vec<Change> = changes.iter().map(|(_, change)| change).filter(|it| is_kept(it)).cloned().collect();
+    for path in kept.iter().map(|change| change.operation.path()) {
+        let before = base.find(path);
+        if before.is_none() && !is_lost(path) {
+            continue;
+        }
+        for (path, was) in bases(base, path, before) {
+            sent::make(mine, &path, &was)?;
+        }
+        touched.remove(path);
+    }
+    Ok(kept)
 }
 
 pub(super) fn piece(recorded: &RecordedPiece) -> Result<Piece<Locator>, Error> {

@@ -282,7 +282,7 @@ async fn finish(service: &Service) -> bool {
     let is_saved = writing::flush(&service.supervisor).await;
     if is_saved {
         writing::wait_for(&mut *service.recovering.lock().await).await;
-        writing::close(&service.supervisor);
+        writing::close(&service.supervisor).await;
     }
     is_saved
 }

@@ -3,13 +3,14 @@
 
 use super::arguments::Arguments;
 use super::{FAILURE, Refusal};
-use crate::actors::collection::finished::Finished;
+use crate::actors::collection::earlier::Earlier;
+use crate::actors::collection::housekeeper::Housekeeper;
 use crate::actors::collection::saving::{Files, Need};
 use crate::actors::collection::{Left, Writing};
 use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget, OVERHEAD};
 use crate::dirty::{DirtyStore, Options, Scratch};
-use crate::journal::{self, Info, Journal, Recovered, Sent, place};
+use crate::journal::{self, Change, Contents, Info, Journal, Recovered, Sent, place};
 use crate::keep::MAX_BLOCK_SIZE;
 use crate::remote::api::PublicConfig;
 use crate::remote::keep::Keep;
@@ -82,18 +83,22 @@ pub(super) async fn prepare(
         uploads: UPLOADS,
         block_size: MAX_BLOCK_SIZE,
     });
+    let journal = Some(Arc::new(journal));
+    let housekeeper = Housekeeper::start(&tokio::runtime::Handle::current(), store.clone(), journal.clone());
     let writing = Writing {
         store,
-        journal: Some(Arc::new(journal)),
+        journal,
         cache,
         sync: arguments.sync,
         guard: arguments.commit_guard,
         on_conflict: arguments.on_conflict,
         storage_classes,
+        hears: !arguments.disable_event_listening,
         retries: arguments.retries,
         idle: config.collections.preserve_version_if_idle.unwrap_or(USUAL_IDLE),
         knows_replace_files: AtomicBool::new(true),
-        finished: Finished::default(),
+        housekeeper,
+        earlier: Earlier::default(),
     };
     Ok(Prepared { writing, recovered })
 }
@@ -149,17 +154,21 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
             let left = Arc::new(Left { changes, sent, scratch: scratch.clone() });
             collections.entry(uuid).or_default().push((journal.clone(), left));
         }
+        if let Some(writing) = &supervisor.environment().writing {
+            writing.earlier.add(&journal);
+        }
         journals.push((journal, found.sent));
     }
     let mut saving = Vec::new();
     for (uuid, journals) in collections {
         // Shown before the mount is there.
-        let Some((_, left)) = journals.first() else { continue };
-        let mut adopted = Some(supervisor.adopt_journal(&uuid, left).await);
+        let Some((journal, left)) = journals.first() else { continue };
+        let mut adopted = Some(adopt(supervisor, journal, &uuid, left).await);
         let supervisor = supervisor.clone();
         saving.push(tokio::spawn(async move {
             // What a later mount has left comes after what an earlier one has, however long that takes.
             for (journal, left) in journals {
+                let left = if adopted.is_some() { left } else { reread(&journal, &uuid, left) };
                 save_recovered(&supervisor, &journal, &uuid, &left, adopted.take()).await;
             }
         }));
@@ -204,6 +213,36 @@ fn sent_by(journals: &[BTreeMap<String, Vec<Sent>>], own: usize, uuid: &str) -> 
     sent
 }
 
+/// What a journal has, now that what the ones before it had is saved: that is noted in it (see [`Earlier`]).
+fn reread(journal: &Journal, uuid: &str, left: Arc<Left>) -> Arc<Left> {
+    match tokio::task::block_in_place(|| Contents::read(journal.folder())) {
+        Ok(mut contents) => {
+            let changes = contents.pending.collections.remove(uuid).unwrap_or_default().into_iter().collect();
+            let mut sent = left.sent.clone();
+            let noted = contents.pending.sent.remove(uuid).unwrap_or_default();
+            sent.extend(noted.into_iter().filter(|save| !left.sent.contains(save)));
+            Arc::new(Left { changes, sent, scratch: left.scratch.clone() })
+        }
+        Err(error) => {
+            tracing::debug!(journal = journal.id(), %error, "cannot read a journal again: what was read before is used");
+            left
+        }
+    }
+}
+
+async fn adopt(
+    supervisor: &Supervisor,
+    journal: &Arc<Journal>,
+    uuid: &str,
+    left: &Arc<Left>,
+) -> Result<Vec<Change>, actors::Error> {
+    let kept = supervisor.adopt_journal(uuid, left).await?;
+    if let Some(writing) = &supervisor.environment().writing {
+        writing.earlier.was_adopted(journal, uuid);
+    }
+    Ok(kept)
+}
+
 fn forget(journal: &Journal, uuid: &str) {
     if let Err(error) = journal.arrived(uuid) {
         tracing::debug!(journal = journal.id(), %error, "cannot note in a journal that its saves have arrived");
@@ -214,20 +253,20 @@ fn forget(journal: &Journal, uuid: &str) {
 /// else the collection has to save is not this. `adopted`: what came of a first try to take it over.
 async fn save_recovered(
     supervisor: &Supervisor,
-    journal: &Journal,
+    journal: &Arc<Journal>,
     uuid: &str,
     left: &Arc<Left>,
-    adopted: Option<Result<(), actors::Error>>,
+    adopted: Option<Result<Vec<Change>, actors::Error>>,
 ) {
     let cell = supervisor.collection(uuid);
     let mut adopted = match adopted {
         Some(adopted) => adopted,
-        None => supervisor.adopt_journal(uuid, left).await,
+        None => adopt(supervisor, journal, uuid, left).await,
     };
     let mut pause = Duration::from_secs(1);
     loop {
         let result = match &adopted {
-            Ok(()) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
+            Ok(_) => supervisor.save(&cell, Files::All, Need::Server).await.map(drop),
             Err(error) => Err(error.clone()),
         };
         match result {
@@ -253,15 +292,22 @@ async fn save_recovered(
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
         if adopted.is_err() {
-            adopted = supervisor.adopt_journal(uuid, left).await;
+            adopted = adopt(supervisor, journal, uuid, left).await;
         }
     }
-    if let Some(last) = left.changes.iter().map(|(sequence, _)| *sequence).max()
-        && let Err(error) = journal.settled(uuid, last)
-    {
+    let settled = tokio::task::block_in_place(|| {
+        // First what stays is there once more: a death in between leaves too much and never too little.
+        let kept = adopted.unwrap_or_default();
+        journal.append_together(uuid, &kept, true)?;
+        match left.changes.iter().map(|(sequence, _)| *sequence).max() {
+            Some(last) => journal.settled(uuid, last),
+            None => Ok(()),
+        }
+    });
+    if let Err(error) = settled {
         tracing::warn!(journal = journal.id(), %error, "cannot note that a journal was saved");
     }
-    forget(journal, uuid);
+    tokio::task::block_in_place(|| forget(journal, uuid));
 }
 
 /// Saves everything. `false`: something could not be saved; it is in the journal, and the log says so.
@@ -318,8 +364,10 @@ pub(super) async fn flush(supervisor: &Arc<Supervisor>) -> bool {
 }
 
 /// The mount has ended and everything is saved: its journal is not needed any more.
-pub(super) fn close(supervisor: &Supervisor) {
-    if let Some(journal) = supervisor.environment().writing.as_ref().and_then(|writing| writing.journal.as_ref()) {
+pub(super) async fn close(supervisor: &Supervisor) {
+    let Some(writing) = &supervisor.environment().writing else { return };
+    writing.housekeeper.finish().await;
+    if let Some(journal) = &writing.journal {
         journal.leave();
     }
 }
