@@ -13,6 +13,8 @@ mod conflicts;
 mod failures;
 #[path = "mount_writing/fixture.rs"]
 mod fixture;
+#[path = "mount_writing/journal.rs"]
+mod journal;
 #[path = "mount_writing/names.rs"]
 mod names;
 #[path = "mount_writing/operations.rs"]

@@ -29,6 +29,11 @@ impl Snapshot {
         !self.overlay.is_empty()
     }
 
+    /// What edits have added to the base: nodes, whether they are still there or not, and blocks. Folding makes it none.
+    pub fn edit_count(&self) -> u32 {
+        self.overlay.added.saturating_add(u32::try_from(self.overlay.blocks.len()).unwrap_or(u32::MAX))
+    }
+
     /// The same tree without edits: readers get faster, removed nodes and unused blocks are forgotten, and nodes get new
     /// numbers. Costs as much as reading the manifest: do it now and then. Names and blocks are copied once, and the text
     /// of a manifest is never made.

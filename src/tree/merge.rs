@@ -8,7 +8,7 @@
 //! | added | has no such path | theirs is added |
 //! | changed | as in base | theirs takes its place |
 //! | removed | as in base | removed |
-//! | removed | changed, or gone too | mine stays |
+//! | removed | changed, or gone too | mine stays; of a directory, what is changed in it |
 //! | added or changed | has the same content by now | nothing |
 //! | added or changed | has something else, or removed it | mine stays, and theirs is put beside it under a conflict name |
 //!
@@ -175,6 +175,23 @@ impl<S: FnMut(NodeId, NodeId) -> bool> Merger<'_, S> {
         let (Some(before), Some(local), Place::Node(directory)) = (before, local, place) else { return Ok(()) };
         if self.unchanged(before, local) {
             self.editor.remove(*directory, name)?;
+        } else if self.base.is_directory(before) && self.editor.snapshot().is_directory(local) {
+            self.removed_inside(before, local)?;
+            if self.editor.snapshot().children(local).next().is_none() {
+                self.editor.remove(*directory, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// They have removed a directory in which something was changed here: what was not goes. Paths are as deep as the kernel takes
+    /// them at most, so recursion is no danger.
+    fn removed_inside(&mut self, before: NodeId, local: NodeId) -> Result<(), EditError> {
+        for child in self.base.children(before) {
+            let name = self.base.name(child);
+            if let Some(here) = self.editor.snapshot().lookup(local, name) {
+                self.removed(Some(child), Some(here), &Place::Node(local), name)?;
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::mount_support::writer::{Writer, is_ours};
 use crate::support::until;
 use serde_json::json;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -327,4 +327,67 @@ fn two_mounts_and_another_client_that_write_different_files_lose_nothing() {
     assert_eq!(lost, 0, "of {total}");
     assert!(total > 50, "only {total} files: this proves nothing");
     assert!(!files.keys().any(|name| name.contains("conflict")), "nobody had a reason for a copy");
+}
+
+/// The program has cut the empty file, which says nothing yet; what it writes then has no place of its own any more.
+#[test]
+fn what_is_written_to_an_empty_open_file_that_another_client_has_filled_is_kept() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let path = fixture.path();
+    fixture.client.put_files(&fixture.made.uuid, &[("empty", b"")]);
+    until("the empty file", || names(&path).contains(&"empty".to_owned()));
+    let file = open(&path.join("empty"), libc::O_WRONLY).unwrap();
+    file.set_len(0).unwrap();
+    fixture.client.put_files(&fixture.made.uuid, &[("empty", b"theirs")]);
+    until("what the other client wrote", || fs::read(path.join("empty")).is_ok_and(|bytes| bytes == b"theirs"));
+    (&file).write_all(b"ours").unwrap();
+    close(file).unwrap();
+    fixture.writer.unmount_well();
+    let files = fixture.client.files(&fixture.made.uuid);
+    let contents: Vec<_> = files.values().map(|content| String::from_utf8_lossy(content).into_owned()).collect();
+    for wanted in ["ours", "theirs"] {
+        assert!(contents.iter().any(|content| content == wanted), "{wanted} in {contents:?}");
+    }
+}
+
+/// Whoever hears of nothing could not even report what he overwrites.
+#[test]
+fn mount_without_events_overwrites_nothing_unseen() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&QUIET);
+    let path = fixture.path();
+    save(&path.join("a"), b"ours").unwrap();
+    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs")]);
+    save(&path.join("a"), b"ours again").unwrap();
+    let files = fixture.client.files(&fixture.made.uuid);
+    assert!(fixture.server_has("a", b"ours again"));
+    assert!(files.values().any(|content| &content[..] == b"theirs"), "{:?}", files.keys());
+}
+
+/// Numbers of files are given anew when a collection is read anew.
+#[test]
+fn open_file_stays_the_file_it_is_when_its_collection_comes_back_from_the_trash() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--refresh-time=1"]);
+    let path = fixture.path();
+    save(&path.join("z"), b"content of z").unwrap();
+    save(&path.join("c"), b"content of c").unwrap();
+    let file = open(&path.join("z"), libc::O_RDONLY).unwrap();
+    fixture.client.delete(&fixture.made.uuid);
+    until("the collection to be gone", || fs::read_dir(&path).is_err());
+    let back = json!({"is_trashed": false, "trash_at": null, "delete_at": null});
+    fixture.control("raw", json!({"uuid": fixture.made.uuid, "set": back}));
+    until("the collection to be back", || fs::read(path.join("c")).is_ok());
+    assert_eq!(fs::read(path.join("c")).unwrap(), b"content of c");
+    let mut content = Vec::new();
+    // The kernel may have dropped its pages with the collection.
+    (&file).read_to_end(&mut content).unwrap();
+    assert_eq!(String::from_utf8_lossy(&content), "content of z");
 }

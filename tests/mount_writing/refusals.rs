@@ -42,7 +42,7 @@ fn refused_path_is_told_to_its_writer_and_all_others_are_saved() {
         let (fixture, refused) = refused_among_others(&[], status, 8);
         assert_eq!(refused, expected, "{status}");
         let log = fixture.writer.log();
-        let line = log.lines().find(|line| line.contains("the server refuses this path")).expect(&log);
+        let line = log.lines().find(|line| line.contains("this path cannot be saved")).expect(&log);
         for part in [&fixture.made.uuid, "bad", "this name is not allowed here", "remedy"] {
             assert!(line.contains(part), "{part} is missing: {line}");
         }

@@ -23,7 +23,7 @@ use crate::remote;
 use crate::remote::api::{Collection, CollectionUpdate, ManifestSink, Record};
 use crate::remote::retry;
 use crate::tree::commit::{Depth, Edits, GoText, Parts, Prediction, Touched, edits, graft};
-use crate::tree::{NodeId, Snapshot, same_content};
+use crate::tree::{Editor, NodeId, Snapshot, same_content};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -138,6 +138,8 @@ struct Target {
     snapshot: Snapshot,
     files: Vec<SavedFile>,
     left: Touched,
+    /// Files that can never be stored as they are.
+    unfit: Vec<Blamed>,
 }
 
 /// What became of one request.
@@ -157,6 +159,7 @@ impl Commit {
 
     async fn try_run(&mut self, progress: &mut Progress) -> Result<Outcome, Error> {
         let mut target = self.target().await?;
+        progress.blamed = std::mem::take(&mut target.unfit);
         let base = self.state.base.clone();
         let touched = self.touched.clone();
         let mut edits = match self.edits(&base, &target.snapshot, &touched) {
@@ -167,9 +170,11 @@ impl Commit {
             }
             edits => edits,
         };
-        if let Some(found) = &edits
-            && found.manifest_text.as_deref().is_some_and(has_old_signatures)
-        {
+        let has_old = match &edits {
+            Some(edits) => edits.manifest_text.as_deref().is_some_and(has_old_signatures),
+            None => tokio::task::block_in_place(|| has_old_signatures(&target.snapshot.to_manifest(Form::Python))),
+        };
+        if has_old {
             match self.renew(&base, &target).await? {
                 Some(renewed) => target.snapshot = renewed,
                 None => return Ok(Outcome::Refused),
@@ -240,7 +245,7 @@ impl Commit {
                 outcome => outcome,
             };
         };
-        let Target { snapshot, files, left } = target;
+        let Target { snapshot, files, left, .. } = target;
         let is_there = |file: &SavedFile| {
             let there = base.snapshot.find(&snapshot.path(file.node));
             there.is_some_and(|there| same_content(&base.snapshot, there, &snapshot, file.node))
@@ -248,7 +253,7 @@ impl Commit {
         let files = files.into_iter().filter(is_there).collect();
         progress.saved = Some(Saved { base, files, left, reach });
         let blamed = parts.blamed().iter().cloned().zip(errors);
-        progress.blamed = blamed.map(|(paths, error)| Blamed { paths, error }).collect();
+        progress.blamed.extend(blamed.map(|(paths, error)| Blamed { paths, error }));
         outcome
     }
 
@@ -272,6 +277,14 @@ impl Commit {
                 self.prepared = Some(record.clone());
                 request.update.attributes.insert("version".into(), json!(record.version));
             }
+            if edits.is_none() && !request.conditions.version {
+                // Nothing guards what others have saved, anywhere in the collection: at least what they did up to now is seen.
+                let now = self.environment.api.collection(self.cell.key(), &SUMMARY, None).await?;
+                if !is_same(&now, &record) {
+                    return Ok(Step::Ended(Outcome::Refused));
+                }
+            }
+            let noted = self.sent.len();
             self.note(goal, touched, edits.as_ref());
             self.cell.shared().expect(&request.hash.to_string(), &base.record.portable_data_hash);
             self.cell.shared().remember(&base.record.portable_data_hash, &base.snapshot);
@@ -280,6 +293,10 @@ impl Commit {
                 Ok(answer) => return Ok(self.was_accepted(answer, request, base, goal)),
                 Err(error) => error,
             };
+            if attempts == 0 && !error.is_temporary() {
+                // Refused with an answer, so it has not arrived.
+                self.sent.truncate(noted);
+            }
             if error.is_failed_condition() {
                 if !request.conditions.hash {
                     return Ok(Step::Ended(Outcome::Refused));
@@ -338,6 +355,7 @@ impl Commit {
         {
             tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what is sent");
         }
+        self.writing.earlier.note(self.cell.key(), &sent);
         self.sent.push(sent);
     }
 
@@ -359,22 +377,25 @@ impl Commit {
                 due.push((path, *number, node, draft));
                 continue;
             }
-            // Half written: the server keeps what it has there.
-            match state.base.snapshot.find(&path).filter(|node| !state.base.snapshot.is_directory(*node)) {
-                Some(before) => {
-                    let pieces: Vec<_> = state.base.snapshot.pieces(before).collect();
-                    editor.set_content(node, &pieces)?;
-                }
-                None => drop(editor.remove(state.snapshot.parent(node), state.snapshot.name(node))?),
-            }
+            // Half written.
+            self.leave_out(&mut editor, &path, node)?;
             left.touch(&path, Depth::Entry);
         }
         due.sort_by(|one, other| one.0.cmp(&other.0));
         let files: Vec<_> = due.iter().map(|(_, _, _, draft)| draft.file.clone()).collect();
         let results = self.writing.store.settle(&files).await;
         let mut saved = Vec::with_capacity(due.len());
-        for ((_, number, node, _), result) in due.iter().zip(results) {
-            let settled = result?;
+        let mut unfit = Vec::new();
+        for ((path, number, node, _), result) in due.iter().zip(results) {
+            let settled = match result {
+                Err(error) if error.is_of_the_file() => {
+                    self.leave_out(&mut editor, path, *node)?;
+                    let paths = [(&path[..], Depth::Entry)].into_iter().collect();
+                    unfit.push(Blamed { paths, error: error.into() });
+                    continue;
+                }
+                result => result?,
+            };
             editor.set_content(*node, &settled.pieces)?;
             saved.push(SavedFile { number: *number, node: *node, settled });
         }
@@ -383,7 +404,20 @@ impl Commit {
             // There the server keeps what it has.
             snapshot = graft(&snapshot, &state.base.snapshot, &self.aside)?;
         }
-        Ok(Target { snapshot, files: saved, left })
+        Ok(Target { snapshot, files: saved, left, unfit })
+    }
+
+    /// The server keeps what it has at the path of a file.
+    fn leave_out(&self, editor: &mut Editor, path: &[u8], node: NodeId) -> Result<(), Error> {
+        let (base, snapshot) = (&self.state.base.snapshot, &self.state.snapshot);
+        match base.find(path).filter(|node| !base.is_directory(*node)) {
+            Some(before) => {
+                let pieces: Vec<_> = base.pieces(before).collect();
+                editor.set_content(node, &pieces)?;
+            }
+            None => drop(editor.remove(snapshot.parent(node), snapshot.name(node))?),
+        }
+        Ok(())
     }
 
     /// The changed paths; `None` if only a whole manifest can say it.
@@ -428,7 +462,7 @@ impl Commit {
         let kind = (edits.is_none(), is_ambiguous, versioned);
         // What an event has told since the save began counts, too: the bytes may have taken their time.
         let has_heard = || self.cell.marks() != self.state.marks && self.cell.shared().is_foreign();
-        let others = self.guard.others || has_heard();
+        let others = self.guard.others || !self.writing.hears || has_heard();
         let conditions = guard::conditions(self.writing.guard, Plan { others, ..self.guard }, base, kind);
         if conditions.version {
             update.attributes.insert("version".into(), json!(record.version));
@@ -480,11 +514,15 @@ impl Commit {
         self.prepared = None;
         // On what it has led to the conditions of all that was sent before fail.
         self.sent.clear();
-        if let Some(journal) = &self.writing.journal
-            && let Err(error) = journal.arrived(self.cell.key())
-        {
-            tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
-        }
+        // After this note the log may be written anew.
+        tokio::task::block_in_place(|| {
+            if let Some(journal) = &self.writing.journal
+                && let Err(error) = journal.arrived(self.cell.key())
+            {
+                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
+            }
+            self.writing.earlier.has_arrived(self.cell.key());
+        });
         let (record, snapshot, is_whole) = (Arc::new(answer), goal.clone(), reach == Reach::Complete);
         Step::Accepted(Base { record, snapshot, is_whole, is_own: true, is_sound }, reach)
     }

@@ -75,6 +75,8 @@ impl Guard {
 
 /// The conditions for a save on `base`.
 ///
+/// `plan.others` also stands for a mount that hears of nothing: there an overwritten change could not even be reported.
+///
 /// `whole`: the request replaces the whole text, not only paths: then everything others did is at stake. `ambiguous`: the text
 /// may come out in two ways, as it depends on the second in which the server signs (protocol.md 5.5). `versioned`: the cluster keeps versions, without which there is no B.
 pub(super) fn conditions(

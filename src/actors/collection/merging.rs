@@ -6,6 +6,7 @@
 //! place another client took are remembered, in case somebody goes on writing to them.
 
 use crate::actors::collection::aside::Reason;
+use crate::actors::collection::operation::Operation;
 use crate::actors::collection::sent::known_base;
 use crate::actors::collection::state::CollectionState;
 use crate::actors::collection::{CollectionActor, Writing};
@@ -250,6 +251,7 @@ impl CollectionActor {
             // What has arrived too late is put right.
             self.local.touch(&path, Depth::Entry);
         }
+        let displaced: Vec<u32> = merged.displaced.iter().map(|(number, _)| *number).collect();
         self.local.displaced.extend(merged.displaced);
         let mut state = next;
         state.numbers = current.numbers.clone();
@@ -290,9 +292,25 @@ impl CollectionActor {
         self.cell.shared().unseen.brought(brought.into_iter());
         state.snapshot = merged.snapshot;
         state.is_unsaved = !self.local.is_clean();
-        self.publish(state);
+        let state = self.publish(state);
         self.environment.news.tell(self.cell.key(), changes);
+        for number in displaced {
+            self.watch_displaced(&state, number);
+        }
         true
+    }
+
+    /// Whoever writes to a file that has lost its place has to tell again, or nobody would give it a new one; and what was written
+    /// since the merge was worked out gets that now.
+    fn watch_displaced(&mut self, state: &CollectionState, number: u32) {
+        let Some(draft) = state.draft(number) else { return };
+        draft.take_announcement();
+        if draft.is_changed()
+            && draft.file.size() > 0
+            && let Err(error) = self.apply(Operation::Written { number })
+        {
+            tracing::error!(collection = self.cell.key(), number, %error, "a file that is open here has lost its place");
+        }
     }
 }
 

@@ -11,7 +11,7 @@
 //! them goes on counting from the first number that was never given. So what the kernel knows costs nothing beyond that,
 //! however many files it knows, and a copy (there is one for each published change) costs a few counters.
 
-use crate::tree::{NodeId, Snapshot};
+use crate::tree::{Fold, NodeId, Snapshot};
 use chrono::{DateTime, Utc};
 use imbl::HashMap;
 use std::sync::Arc;
@@ -52,6 +52,15 @@ impl Numbers {
         }
     }
 
+    /// For the first snapshot after others, whose numbers were all below `first`.
+    pub fn starting(first: u32, modified: Time) -> Numbers {
+        match first {
+            0 => Numbers::first(modified),
+            // The root is 0 always; all that is in it counts on from there.
+            _ => Numbers { by_node: Arc::new([0]), next: first, ..Numbers::first(modified) },
+        }
+    }
+
     /// The number of a node. The root has 0, which stands for no node of the collection: its directory is a node elsewhere.
     pub fn number(&self, node: NodeId) -> u32 {
         let known = self.by_node.len() as u32;
@@ -73,7 +82,7 @@ impl Numbers {
     }
 
     /// The first number that was never given.
-    fn limit(&self, snapshot: &Snapshot) -> u32 {
+    pub fn limit(&self, snapshot: &Snapshot) -> u32 {
         self.number(NodeId(snapshot.node_limit().max(1)))
     }
 
@@ -139,6 +148,34 @@ impl Numbers {
         let times = self.times.iter().copied().chain([(first, modified)]).collect();
         let sorted = sorted(&carried.by_node);
         Numbers { by_node: carried.by_node.into(), sorted, next: carried.next, times, changed: carried.changed }
+    }
+
+    /// The same for the folded snapshot: nobody's number changes, and what was removed is forgotten.
+    pub fn fold(&self, old: &Snapshot, fold: &Fold) -> Numbers {
+        let mut by_node = vec![0; fold.snapshot.node_limit() as usize];
+        let mut changed = HashMap::new();
+        let mut times: Vec<(u32, Time)> = Vec::new();
+        let mut numbers = Vec::with_capacity(by_node.len());
+        for old_node in (1..old.node_limit()).map(NodeId) {
+            let Some(node) = fold.node(old_node) else { continue };
+            let number = self.number(old_node);
+            by_node[node.index() as usize] = number;
+            numbers.push(number);
+            if let Some(known) = self.changed.get(&number) {
+                changed.insert(number, *known);
+            }
+        }
+        numbers.sort_unstable();
+        for (index, (first, modified)) in self.times.iter().enumerate() {
+            let end = self.times.get(index + 1).map_or(u32::MAX, |(next, _)| *next);
+            // The first one is for all that has none.
+            let from = numbers.partition_point(|number| number < first);
+            if index == 0 || numbers.get(from).is_some_and(|number| *number < end) {
+                times.push((*first, *modified));
+            }
+        }
+        let sorted = sorted(&by_node);
+        Numbers { by_node: by_node.into(), sorted, next: self.limit(old), times: times.into(), changed }
     }
 
     /// Gives a node of the new snapshot its number: that of its twin, or a new one.
@@ -269,6 +306,39 @@ mod tests {
         assert_eq!((modified("kept"), modified("d/x"), modified("d")), (time(1), time(1), time(1)));
         assert_eq!((modified("replaced"), modified("grown"), modified("new")), (time(2), time(2), time(2)));
         assert_eq!((after.version(now[&b"grown"[..]]), after.version(now[&b"kept"[..]])), (1, 0));
+    }
+
+    #[test]
+    fn numbers_of_a_collection_that_came_back_are_none_of_those_from_before() {
+        let old = snapshot(". FOO 0:3:a 0:3:b\n./d FOO 0:3:x\n");
+        let limit = Numbers::first(time(1)).limit(&old);
+        let back = Numbers::starting(limit, time(2));
+        let now = all(&old, &back);
+        assert!(now.values().all(|number| *number >= limit), "{now:?}");
+        assert_eq!((back.number(NodeId::ROOT), back.node(&old, 1)), (0, None));
+        assert_eq!(back.modified(now[&b"a"[..]]), time(2));
+        let later = back.carry(&old, &old, time(3));
+        assert_eq!(all(&old, &later), now, "and they stay");
+    }
+
+    #[test]
+    fn folding_changes_no_number_and_no_time() {
+        let first = snapshot(". FOO 0:3:gone 0:3:kept\n");
+        let second = snapshot(". FOO BAR 0:3:kept 3:3:new\n./d FOO 0:3:x\n");
+        let mut numbers = Numbers::first(time(1)).carry(&first, &second, time(2));
+        let mut editor = second.edit();
+        let made = editor.make_directory(NodeId::ROOT, b"made").unwrap();
+        editor.remove(NodeId::ROOT, b"new").unwrap();
+        let edited = editor.finish();
+        numbers.set_modified(numbers.number(made), time(3));
+        let before = all(&edited, &numbers);
+        let fold = edited.fold();
+        let folded = numbers.fold(&edited, &fold);
+        assert_eq!(all(&fold.snapshot, &folded), before);
+        for number in before.values() {
+            assert_eq!(folded.modified(*number), numbers.modified(*number), "{number}");
+        }
+        assert!(folded.limit(&fold.snapshot) >= numbers.limit(&edited), "no number is given twice");
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Edit {
 
 impl CollectionActor {
     /// Returns also the paths that it touched.
-    fn apply(&mut self, operation: Operation) -> Result<(Applied, Vec<Vec<u8>>), Error> {
+    pub(super) fn apply(&mut self, operation: Operation) -> Result<(Applied, Vec<Vec<u8>>), Error> {
         let state = self.cell.load().ok_or(Error::Gone)?;
         let writing = self.environment.writing.clone().ok_or(Error::ReadOnly)?;
         if state.kind() == Kind::Immutable {
@@ -546,7 +546,7 @@ impl Handler<Apply> for CollectionActor {
                 self.answer_when((need, Waits::Paths(paths)), context, move |result| {
                     let _ = reply.send(result.map(|()| applied));
                 });
-                self.sweep_soon(context);
+                self.sweep_finished();
             }
         }
     }

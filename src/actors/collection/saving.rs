@@ -8,11 +8,11 @@
 //! published then and ends in a handler, so none can undo what another did meanwhile. Readers notice nothing of it.
 
 use crate::actors::Error;
+use crate::actors::collection::CollectionActor;
 use crate::actors::collection::aside::Reason;
 use crate::actors::collection::commit::{Blamed, Commit, Ended, Outcome, Reach};
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::waiting::{Waiter, Waits};
-use crate::actors::collection::{CollectionActor, Writing};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::dirty::DirtyFile;
@@ -33,7 +33,7 @@ pub enum SyncMode {
     Idle(Duration),
     /// Every so often.
     Periodic(Duration),
-    /// When the mount ends, or `.arvados#collection` is read.
+    /// When the mount ends, `.arvados#collection` is read, or the journal is half full.
     Exit,
 }
 
@@ -77,16 +77,21 @@ const SHORTEST_YIELD: Duration = Duration::from_millis(50);
 /// The longest of them.
 const LONGEST_YIELD: Duration = Duration::from_millis(1200);
 
+/// After so many failures in a row, a collection that the server refuses is not asked about again for each file that is closed, but
+/// once in this time: whoever writes a thousand files to it gets the same answer a thousand times, and each request would name
+/// all of them.
+const MANY_FAILURES: u32 = 8;
+const PATIENCE_OF_SERVER: Duration = Duration::from_secs(2);
+
 /// A request that was sent so long ago does not arrive any more: longer than proxies and servers let one wait.
 const LOST: Duration = Duration::from_secs(600);
-
-/// How long a backing file that is not needed may stay because somebody looked at its file just then.
-const SWEEP: Duration = Duration::from_secs(1);
 
 /// A save that is under way, with what it has taken along.
 pub(super) struct Running {
     touched: Touched,
     promised: Vec<u32>,
+    /// What events had told when it began: what they tell later, its result may not have.
+    pub(super) marks: u64,
     change: u64,
     began: Instant,
     waiting: usize,
@@ -121,7 +126,8 @@ impl CollectionActor {
         let is_temporary = self.cell.kind() == Kind::Temporary;
         match need {
             _ if is_temporary => {
-                self.sweep_finished(context);
+                self.sweep_finished();
+                self.fold_when_worth(context);
                 answer(Ok(()));
             }
             Need::Server if self.local.saved == self.local.changes && !self.has_due_drafts() => answer(Ok(())),
@@ -164,9 +170,14 @@ impl CollectionActor {
     }
 
     /// Somebody waits.
-    fn save_soon(&mut self, context: &mut Context<Self>) {
+    pub(super) fn save_soon(&mut self, context: &mut Context<Self>) {
         if self.is_busy() || (self.yields() && self.local.timer.is_some()) {
             return;
+        }
+        if let Some((_, error)) = self.local.refused.as_ref().filter(|(at, _)| at.elapsed() < PATIENCE_OF_SERVER) {
+            let (error, everybody) = (error.clone(), std::mem::take(&mut self.local.waiters));
+            self.fail_when_safe(everybody, error, context);
+            return self.save_later(context);
         }
         let company = self.local.last.filter(|(_, waiting)| *waiting > 1 || self.local.waiters.len() > 1);
         match company {
@@ -185,6 +196,8 @@ impl CollectionActor {
         let is_due = self.cell.load().is_some_and(is_closed);
         match writing.sync {
             SyncMode::Close if is_due => self.save_in(SHORTEST_GROUP, context),
+            // What would wait has no room to wait in.
+            _ if self.local.failures == 0 && writing.is_filling() => self.save_in(SHORTEST_GROUP, context),
             SyncMode::Close => self.save_in(ALONE, context),
             SyncMode::Fsync => self.save_in(LAZY, context),
             SyncMode::Periodic(pause) => self.save_in(pause, context),
@@ -264,7 +277,8 @@ impl CollectionActor {
             sent: Vec::new(),
             prepared: None,
         };
-        self.local.running = Some(Running { touched, promised, change, began: Instant::now(), waiting });
+        let marks = self.cell.marks();
+        self.local.running = Some(Running { touched, promised, marks, change, began: Instant::now(), waiting });
         let work = Work::start(&self.environment.network, format!("saving {}", self.cell.key()), async move {
             Ok(commit.run().await)
         });
@@ -277,7 +291,7 @@ impl CollectionActor {
         let Some(running) = self.local.running.take() else { return };
         self.local.text = text;
         let (change, took, waiting) = (running.change, running.began.elapsed(), running.waiting);
-        let taken = running.touched.clone();
+        let (taken, marks) = (running.touched.clone(), running.marks);
         if !matches!(outcome, Outcome::Done) {
             self.take_back(running);
         }
@@ -290,10 +304,11 @@ impl CollectionActor {
             if reach != Reach::NotSent {
                 self.local.sent.clear();
             }
-            let (left, error) = self.adopt_saved(saved, &taken);
+            // What was taken along and written to again is not among these: what was promised of it has arrived.
+            self.local.journal.left = saved.left.clone();
+            let (left, error) = self.adopt_saved(saved, &taken, marks);
             problem = error;
             self.local.touched.extend(&left);
-            self.local.journal.left = left;
             if reach == Reach::Mixed {
                 // Others are in what the server has now: it must be fetched before the next save.
                 self.local.text = None;
@@ -309,6 +324,7 @@ impl CollectionActor {
         match outcome {
             Outcome::Done => {
                 self.local.failures = 0;
+                self.local.refused = None;
                 self.local.refusals = 0;
                 self.local.last = Some((took, waiting));
                 match problem {
@@ -336,13 +352,14 @@ impl CollectionActor {
             Outcome::Failed(error) => self.save_failed(error, context),
         }
         self.advance(context);
+        self.fold_when_worth(context);
         // What events told meanwhile was not looked at.
         if self.cell.is_used() && self.cell.load().is_some_and(|state| state.marks != self.cell.marks()) {
             self.look_soon(context);
         }
     }
 
-    /// The server takes everything but this.
+    /// Everything can be saved but this.
     fn blame(&mut self, paths: &Touched, error: &Error) {
         let names: Vec<_> = paths.iter().map(|(path, _)| String::from_utf8_lossy(path)).collect();
         tracing::error!(
@@ -350,7 +367,7 @@ impl CollectionActor {
             path = names.join(", "),
             cause = %error,
             remedy = "rename it, or change what is in it",
-            "the server refuses this path and takes all others: it stays in the mount and in the journal, and is tried again when it \
+            "this path cannot be saved, and all others are: it stays in the mount and in the journal, and is tried again when it \
              is changed, when its folder is synchronised and when the mount ends"
         );
         if paths.iter().any(|(path, _)| self.local.touched.covers(path)) {
@@ -368,10 +385,9 @@ impl CollectionActor {
         self.local.sent.iter().map(|(_, sent)| sent.clone()).collect()
     }
 
-    /// What a save that came to nothing had taken along is still to be saved.
+    /// What a save that came to nothing had taken along is still to be saved. The journal has it, or is still to get it: saves take
+    /// nothing from what waits for that.
     fn take_back(&mut self, running: Running) {
-        self.local.journal.touched.extend(&running.touched);
-        self.local.journal.files.extend(&running.promised);
         self.local.touched.extend(&running.touched);
         if let Some(state) = self.cell.load() {
             for draft in running.promised.iter().filter_map(|number| state.draft(*number)) {
@@ -382,6 +398,9 @@ impl CollectionActor {
 
     pub(super) fn save_failed(&mut self, error: Error, context: &mut Context<Self>) {
         self.local.failures += 1;
+        let is_refusal = matches!(&error, Error::Remote(error) if !error.is_temporary());
+        let is_refused = is_refusal && self.local.failures >= MANY_FAILURES;
+        self.local.refused = is_refused.then(|| (Instant::now(), error.clone()));
         let pause = self.retry_pause();
         tracing::error!(
             collection = self.cell.key(),
@@ -406,7 +425,7 @@ impl CollectionActor {
             (waiter.answer)(Ok(()));
         }
         self.settle_journal();
-        self.sweep_finished(context);
+        self.sweep_finished();
         if !self.local.journal.is_running && self.local.journal.waiters.is_empty() {
             self.local.journal.touched = self.local.touched.clone();
             if self.local.touched.is_empty() {
@@ -430,30 +449,14 @@ impl CollectionActor {
     /// Nobody here needs the file any more.
     pub(super) fn finish(&self, file: Arc<DirtyFile>) {
         if let Some(writing) = &self.environment.writing {
-            writing.finished.add(file);
+            writing.housekeeper.finished().add(file);
         }
     }
 
-    /// Lets go of backing files that nobody needs; looks again while somebody does.
-    pub(super) fn sweep_finished(&mut self, context: &mut Context<Self>) {
-        let Some(writing) = &self.environment.writing else { return };
-        let journal = writing.journal.as_deref();
-        let is_all = writing.finished.sweep(journal)
-            & writing.store.sweep(|backing| journal.is_some_and(|journal| journal.names(backing)));
-        if !is_all {
-            self.sweep_soon(context);
-        }
-    }
-
-    /// Looks soon whether there are backing files that nobody needs.
-    pub(super) fn sweep_soon(&mut self, context: &mut Context<Self>) {
-        let has_any = |writing: &Arc<Writing>| !(writing.finished.is_empty() && writing.store.has_swept());
-        if !self.local.sweeps && self.environment.writing.as_ref().is_some_and(has_any) {
-            self.local.sweeps = true;
-            context.run_later(SWEEP, |actor, context| {
-                actor.local.sweeps = false;
-                actor.sweep_finished(context);
-            });
+    /// Backing files may be needed no longer.
+    pub(super) fn sweep_finished(&self) {
+        if let Some(writing) = &self.environment.writing {
+            writing.housekeeper.sweep();
         }
     }
 

@@ -75,7 +75,14 @@ fn removed_by_them() {
     quiet(". F 0:3:a\n./d B 0:3:x\n", ". F 0:3:a\n./d B 0:3:x\n", "", &[]);
     quiet(". F 0:3:a\n", ". B 0:3:a\n", "", &["a=B"]);
     quiet(". F 0:3:a\n", "", "", &[]);
-    quiet("./d F 0:3:x\n", "./d F B 0:3:x 3:3:y\n", "", &["d/", "d/x=F", "d/y=B"]);
+    quiet("./d F 0:3:x\n", "./d F B 0:3:x 3:3:y\n", "", &["d/", "d/y=B"]);
+    quiet(
+        "./d/e F 0:3:x 0:3:z\n./d/f F 0:3:x\n",
+        "./d/e F B 0:3:x 3:3:z\n./d/f F 0:3:x\n",
+        "",
+        &["d/", "d/e/", "d/e/z=B"],
+    );
+    quiet("./d F 0:3:x 0:3:y\n", "./d F 0:3:x\n", "", &[]);
 }
 
 #[test]

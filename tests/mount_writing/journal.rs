@@ -1,0 +1,209 @@
+//! What the journal keeps when there is much of it, or when something in it is broken.
+
+use crate::fixture::{Fixture, names};
+use crate::mount_support::files::{append, close, errno, open, save, truncate};
+use crate::mount_support::writer::is_ours;
+use crate::support::until;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The backing files of all journals of the mount.
+fn backing_files(journal: &Path) -> Vec<PathBuf> {
+    let mut pending = vec![journal.to_owned()];
+    let mut found = Vec::new();
+    while let Some(folder) = pending.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                pending.push(entry.path());
+            } else if folder.ends_with("data") {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Each file that is too large for the log has a file of its own there.
+#[test]
+fn far_more_unsaved_files_than_descriptors_survive_a_kill() {
+    if !is_ours() {
+        return;
+    }
+    const FILES: u32 = 900;
+    let content = |number: u32| number.to_le_bytes().repeat(17 << 10);
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let path = fixture.path();
+    for number in 0..FILES {
+        save(&path.join(format!("file{number}")), &content(number)).unwrap();
+    }
+    assert!(backing_files(&fixture.writer.journal()).len() >= FILES as usize);
+    let open = descriptors(fixture.writer.pid());
+    assert!(open < 500, "{open} descriptors");
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    let open = descriptors(fixture.writer.pid());
+    assert!(open < 500, "{open} descriptors after taking over");
+    for number in 0..FILES {
+        assert!(fs::read(path.join(format!("file{number}"))).unwrap() == content(number), "file{number}");
+    }
+    until("all to be saved", || fixture.server_names().len() == FILES as usize + 2);
+    fixture.writer.unmount_well();
+    assert_eq!(backing_files(&fixture.writer.journal()), Vec::<PathBuf>::new());
+}
+
+/// The journal's log has a limit, and small files are in it: what there is no room for is saved instead.
+#[test]
+fn full_journal_makes_room_by_saving() {
+    if !is_ours() {
+        return;
+    }
+    const FILES: usize = 300;
+    for mode in ["--sync=exit", "--sync=fsync", "--sync=idle:60"] {
+        let mut fixture = Fixture::new(&[mode, "--journal-size=2M"]);
+        let path = fixture.path();
+        for number in 0..FILES {
+            let saved = save(&path.join(format!("file{number}")), &vec![number as u8; 30_000]);
+            assert_eq!(errno(saved), 0, "{mode}: file{number}\n{}", fixture.writer.log());
+        }
+        fs::create_dir(path.join("folder")).unwrap();
+        fs::rename(path.join("file0"), path.join("folder/file0")).unwrap();
+        fixture.writer.unmount_well();
+        assert_eq!(fixture.server_names().len(), FILES + 2, "{mode}");
+        assert!(fixture.server_has("folder/file0", &[0; 30_000]), "{mode}");
+    }
+}
+
+/// What was promised of a file that somebody writes to all the time is saved with each save, and need not stay in the journal.
+#[test]
+fn journal_shrinks_though_somebody_writes_to_a_file_all_the_time() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--sync=idle:1"]);
+    let path = fixture.path();
+    let mut log = File::create(path.join("log")).unwrap();
+    let mut most = 0;
+    for round in 0..4 {
+        for number in 0..10 {
+            save(&path.join(format!("file{round}-{number}")), &vec![number; 100_000]).unwrap();
+        }
+        for _ in 0..20 {
+            log.write_all(&[b'x'; 1000]).unwrap();
+            most = most.max(backing_files(&fixture.writer.journal()).len());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        log.sync_all().unwrap();
+    }
+    assert!(most >= 10, "it had something to let go of");
+    for _ in 0..100 {
+        if backing_files(&fixture.writer.journal()).len() < 5 {
+            break;
+        }
+        log.write_all(b"x").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let left = backing_files(&fixture.writer.journal());
+    assert!(left.len() < 5, "{left:?}");
+    close(log).unwrap();
+}
+
+/// A file whose bytes are lost is kept as it is recorded, and all else is saved.
+#[test]
+fn file_that_is_lost_from_the_journal_holds_up_no_other() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let path = fixture.path();
+    save(&path.join("lost"), &[1; 200_000]).unwrap();
+    save(&path.join("small"), b"small").unwrap();
+    save(&path.join("large"), &[2; 200_000]).unwrap();
+    save(&path.join("a"), &[3; 200_000]).unwrap();
+    fs::rename(path.join("d/b"), path.join("b")).unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    for file in backing_files(&fixture.writer.journal()) {
+        let content = fs::read(&file).unwrap();
+        if content[0] == 1 || content[0] == 3 {
+            fs::remove_file(&file).unwrap();
+        }
+    }
+    fixture.writer.start_again();
+    until("the others to be saved", || {
+        fixture.server_has("small", b"small")
+            && fixture.server_has("large", &[2; 200_000])
+            && fixture.server_has("b", b"second")
+    });
+    assert!(fixture.server_has("a", b"first"), "there the server keeps what it has");
+    assert!(!fixture.server_names().contains(&"lost".to_owned()));
+    let log = fixture.writer.log();
+    assert!(log.contains("cannot be read") && log.contains("lost"), "{log}");
+    fixture.writer.unmount();
+    // It is there again with the next mount, and does no harm.
+    fixture.writer.start_again();
+    assert_eq!(names(&path), ["a", "b", "d", "large", "small"]);
+    assert_eq!(fixture.writer.log().matches("cannot be read").count(), 4, "two files, two mounts");
+}
+
+/// A hole of a hundred tebibytes cannot be stored.
+#[test]
+fn file_that_can_never_be_stored_holds_up_no_other() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&[]);
+    let path = fixture.path();
+    let file = File::create(path.join("huge")).unwrap();
+    file.set_len(100 << 40).unwrap();
+    assert_eq!(errno(close(file)), libc::EFBIG);
+    save(&path.join("other"), b"other").unwrap();
+    assert!(fixture.server_has("other", b"other"));
+    fs::remove_file(path.join("huge")).unwrap();
+    fixture.writer.unmount_well();
+    assert_eq!(fixture.server_names(), ["a", "d/b", "other"]);
+}
+
+/// `echo line >> log` opens the file each time.
+#[test]
+fn appends_of_a_shell_leave_no_trail_of_small_blocks() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&[]);
+    let path = fixture.path();
+    let mut expected = Vec::new();
+    for number in 0..30 {
+        let line = format!("line {number}\n");
+        append(&path.join("log"), line.as_bytes()).unwrap();
+        expected.extend_from_slice(line.as_bytes());
+    }
+    assert!(fixture.server_has("log", &expected));
+    let text = fixture.client.fetch(&fixture.made.uuid).unwrap().1;
+    let blocks = text.lines().next().unwrap().split(' ').filter(|token| token.contains('+')).count();
+    assert!(blocks <= 4, "{blocks} blocks: {text}");
+}
+
+/// POSIX promises nothing, but `truncate` returned, and the file is open elsewhere for long.
+#[test]
+fn size_that_was_set_by_name_outlives_a_kill_while_another_has_the_file_open() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let path = fixture.path();
+    let file = open(&path.join("a"), libc::O_WRONLY).unwrap();
+    truncate(&path.join("a"), 2).unwrap();
+    fixture.writer.kill();
+    drop(file);
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"fi");
+}
