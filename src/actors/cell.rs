@@ -20,6 +20,9 @@ pub trait Keeper: Actor<Context = Context<Self>> {
     type Shared: Default + Send + Sync + 'static;
 
     fn new(environment: Arc<Environment>, cell: Arc<Cell<Self>>) -> Self;
+
+    /// Nobody has used it for long: its actor is about to be stopped, and what was published goes with the cell.
+    fn retire(_: &Environment, _: &Cell<Self>) {}
 }
 
 /// What readers and the event actor can do without asking the actor.

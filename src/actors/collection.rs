@@ -10,6 +10,7 @@
 //! | [`state`] | what is published |
 //! | [`fetch`] | a look at the server |
 //! | [`numbers`] | numbers of nodes that stay the same |
+//! | [`times`] | times of files while the actor is stopped |
 //! | [`draft`] | files that are open for writing or not saved |
 //! | [`operation`] | changes to names |
 //! | [`local`] | what was changed and is not saved |
@@ -64,6 +65,7 @@ mod recording;
 pub mod saving;
 mod sent;
 pub mod state;
+pub mod times;
 mod waiting;
 
 pub use crate::actors::environment::Writing;
@@ -166,6 +168,12 @@ impl Keeper for CollectionActor {
     /// Uuid or portable data hash, or that of a temporary collection.
     type Key = String;
     type Shared = Echoes;
+
+    fn retire(environment: &Environment, cell: &CollectionCell) {
+        if let Some(state) = cell.load() {
+            environment.times.note(cell.key(), &state);
+        }
+    }
 
     fn new(environment: Arc<Environment>, cell: Arc<CollectionCell>) -> CollectionActor {
         let mut local = Local::default();
@@ -297,8 +305,12 @@ impl CollectionActor {
                     is_own: false,
                     is_sound,
                 };
+                let mut numbers = Numbers::starting(self.first_number, record.modified_at);
+                for (node, time) in self.environment.times.take(self.cell.key(), &content.snapshot) {
+                    numbers.set_modified(numbers.number(node), time);
+                }
                 let state = CollectionState {
-                    numbers: Numbers::starting(self.first_number, record.modified_at),
+                    numbers,
                     record,
                     snapshot: content.snapshot,
                     drafts: Default::default(),
@@ -360,11 +372,11 @@ impl CollectionActor {
         let is_as_known = known.is_some_and(|known| Arc::ptr_eq(&known, &current));
         if is_clean
             && is_as_known
-            && let Some(numbers) = content.numbers
+            && let Some((numbers, differences)) = content.following
         {
             next.numbers = numbers;
             next.snapshot = content.snapshot;
-            let (changes, brought) = changes_between(&current, &next);
+            let (changes, brought) = changes_between(&current, &next, differences);
             self.cell.shared().unseen.brought(brought.into_iter());
             let state = self.publish(next);
             self.environment.news.tell(self.cell.key(), changes);
@@ -524,9 +536,13 @@ fn is_known_to_be_ours(record: &Record<Collection>, state: &CollectionState) -> 
 }
 
 /// What is not as it was, for front ends, and the numbers of what has come.
-fn changes_between(old: &CollectionState, new: &CollectionState) -> (Vec<news::Change>, Vec<u32>) {
+fn changes_between(
+    old: &CollectionState,
+    new: &CollectionState,
+    differences: Vec<crate::tree::Change>,
+) -> (Vec<news::Change>, Vec<u32>) {
     let (mut changes, mut brought) = (Vec::new(), Vec::new());
-    for change in diff(&old.snapshot, &new.snapshot) {
+    for change in differences {
         let (above, name) = match change.path.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&change.path[..slash], &change.path[slash + 1..]),
             None => (&b""[..], &change.path[..]),

@@ -5,6 +5,7 @@ use crate::actors::collection::guard::CommitGuard;
 use crate::actors::collection::housekeeper::Housekeeper;
 use crate::actors::collection::merging::OnConflict;
 use crate::actors::collection::saving::SyncMode;
+use crate::actors::collection::times::Times;
 use crate::actors::filters::Filters;
 use crate::actors::news::News;
 use crate::cache::BlockCache;
@@ -26,6 +27,7 @@ pub struct Environment {
     pub substitution: Option<String>,
     /// What changed, for those who show the tree.
     pub news: Arc<News>,
+    pub times: Times,
     /// `None`: nothing can be changed.
     pub writing: Option<Arc<Writing>>,
 }

@@ -183,12 +183,12 @@ impl Supervisor {
     }
 
     fn sweep(&self) {
-        sweep_table(&self.collections);
-        sweep_table(&self.listings);
+        sweep_table(&self.collections, &self.environment);
+        sweep_table(&self.listings, &self.environment);
     }
 }
 
-fn sweep_table<A: Keeper + Handler<Stop>>(table: &Table<A>)
+fn sweep_table<A: Keeper + Handler<Stop>>(table: &Table<A>, environment: &Environment)
 where
     A::Key: Eq + Hash,
 {
@@ -201,9 +201,9 @@ where
         }
     }
     for key in idle {
-        if let Some((_, cell)) = table.remove_if(&key, |_, cell| !cell.is_used())
-            && let Some(address) = cell.address()
-        {
+        let Some((_, cell)) = table.remove_if(&key, |_, cell| !cell.is_used()) else { continue };
+        A::retire(environment, &cell);
+        if let Some(address) = cell.address() {
             // Nobody else sends to it any more, so its mailbox has room; if it is gone already, all the better.
             let _ = address.try_send(Stop);
         }

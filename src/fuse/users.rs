@@ -49,26 +49,29 @@ impl fmt::Display for User {
 /// The other processes that use the FUSE mount with this minor device number, at most one use of each kind for a process and
 /// path. May take as long as `/proc` takes: not for the session's thread.
 pub fn find(minor: u32) -> Vec<User> {
-    let mut namespaces: HashMap<Option<PathBuf>, Vec<MountPoint>> = HashMap::new();
+    let mut namespaces: HashMap<Option<PathBuf>, Option<Vec<MountPoint>>> = HashMap::new();
     let mut users = Vec::new();
     let Ok(processes) = std::fs::read_dir("/proc") else { return users };
     let processes = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     for process in processes.filter(|process| *process != std::process::id()) {
         let folder = PathBuf::from(format!("/proc/{process}"));
         let namespace = std::fs::read_link(folder.join("ns/mnt")).ok();
-        let points = namespaces.entry(namespace).or_insert_with(|| points(&folder, minor));
-        if !points.is_empty() {
+        let known = namespaces.entry(namespace).or_default();
+        if known.is_none() {
+            *known = points(&folder, minor);
+        }
+        if let Some(points) = known.as_deref().filter(|points| !points.is_empty()) {
             look(&folder, process, minor, points, &mut users);
         }
     }
     users
 }
 
-/// Where the mount is in the eyes of a process.
-fn points(folder: &Path, minor: u32) -> Vec<MountPoint> {
-    let text = std::fs::read(folder.join("mountinfo")).unwrap_or_default();
+/// Where the mount is in the eyes of a process; `None` if it has just ended, which says nothing of others in its namespace.
+fn points(folder: &Path, minor: u32) -> Option<Vec<MountPoint>> {
+    let text = std::fs::read(folder.join("mountinfo")).ok().filter(|text| !text.is_empty())?;
     let mounts = mountpoint::parse_list(&text).into_iter();
-    mounts.filter(|mount| mount.minor == minor && mount.matches(None)).collect()
+    Some(mounts.filter(|mount| mount.minor == minor && mount.matches(None)).collect())
 }
 
 fn look(folder: &Path, process: u32, minor: u32, points: &[MountPoint], users: &mut Vec<User>) {

@@ -13,8 +13,9 @@ use std::sync::{Mutex, PoisonError};
 /// Saves that are remembered. Their events come within seconds, and a collection is saved a few times a second.
 const MOST: usize = 64;
 
-/// Trees that saves started from, kept to tell what was overwritten. They share most of what they are made of.
-const MOST_BASES: usize = 8;
+/// Trees that saves started from, kept to tell what was overwritten. Those of a lone writer share most of what they are made of, but
+/// after a change of somebody else each is a tree of its own; events come within seconds.
+const MOST_BASES: usize = 3;
 
 /// What an event was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! One look at the server: the record, and the manifest where that is new or asked for.
 //!
-//! Manifests are parsed on the network runtime's blocking threads, never on an arbiter: a million files take a second.
+//! Manifests are parsed, and compared with what was known, on the network runtime's blocking threads, never on an arbiter: a million files take a second.
 
 use crate::actors::collection::numbers::Numbers;
 use crate::actors::collection::state::CollectionState;
 use crate::actors::collection::{SUMMARY, commit};
 use crate::actors::{Environment, Error};
 use crate::remote::api::{Collection, Record};
-use crate::tree::Snapshot;
+use crate::tree::{Change, Snapshot, diff};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -38,8 +38,8 @@ pub(super) struct Fetched {
 
 pub(super) struct FetchedContent {
     pub(super) snapshot: Snapshot,
-    /// The numbers of its nodes if it follows what was known.
-    pub(super) numbers: Option<Numbers>,
+    /// If it follows what was known: the numbers of its nodes, and the paths at which it differs.
+    pub(super) following: Option<(Numbers, Vec<Change>)>,
     pub(super) expiry: Option<SystemTime>,
 }
 
@@ -69,13 +69,12 @@ impl Fetch {
         let expiry = first_expiry(&text);
         drop(text);
         let is_other = |known: &&Arc<CollectionState>| known.portable_data_hash() != record.portable_data_hash;
-        let numbers = self
-            .known
-            .as_ref()
-            .filter(is_other)
-            .map(|known| known.numbers.carry(&known.snapshot, &snapshot, record.modified_at));
+        let following = self.known.as_ref().filter(is_other).map(|known| {
+            let numbers = known.numbers.carry(&known.snapshot, &snapshot, record.modified_at);
+            (numbers, diff(&known.snapshot, &snapshot))
+        });
         let interval = self.environment.refresh.max(at.elapsed() * RELUCTANCE);
-        let content = Some(FetchedContent { snapshot, numbers, expiry });
+        let content = Some(FetchedContent { snapshot, following, expiry });
         Ok(Fetched { record, content, known: self.known, marks: self.marks, at, interval })
     }
 }

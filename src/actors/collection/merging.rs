@@ -17,7 +17,7 @@ use crate::journal::Sent;
 use crate::keep::manifest::Piece;
 use crate::keep::{BlockHash, Locator};
 use crate::tree::commit::{Depth, Touched};
-use crate::tree::{Conflict, Merge, NodeId, Snapshot, diff, merge, same_content};
+use crate::tree::{Change, Conflict, Merge, NodeId, Snapshot, diff, merge, same_content};
 use actix::Context;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -43,6 +43,8 @@ const MOST_COMPARED: u64 = 64 << 20;
 pub(super) struct Merged {
     pub(super) from: Arc<CollectionState>,
     snapshot: Snapshot,
+    /// Where that differs from what is shown.
+    differences: Vec<Change>,
     conflicts: Vec<Conflict>,
     /// Open files that have lost their place, with its path.
     displaced: Vec<(u32, Vec<u8>)>,
@@ -151,7 +153,8 @@ fn merge_now(
         displaced.push((number, path));
     }
     let snapshot = editor.finish();
-    Ok(Merged { from: state.clone(), snapshot, conflicts, displaced, outdated })
+    let differences = diff(&state.snapshot, &snapshot);
+    Ok(Merged { from: state.clone(), snapshot, differences, conflicts, displaced, outdated })
 }
 
 /// The unsaved files here that are, byte by byte, what the server has at their path.
@@ -162,6 +165,12 @@ async fn equal_files(writing: &Arc<Writing>, state: &Arc<CollectionState>, their
         let Some(other) = theirs.find(&state.snapshot.path(node)).filter(|node| !theirs.is_directory(*node)) else {
             continue;
         };
+        let base = &state.base.snapshot;
+        let before = base.find(&state.snapshot.path(node)).filter(|before| !base.is_directory(*before));
+        if before.is_some_and(|before| same_content(base, before, theirs, other)) {
+            // They have changed nothing here.
+            continue;
+        }
         let size = draft.file.size();
         if size != theirs.size(other) || size > MOST_COMPARED {
             continue;
@@ -264,7 +273,7 @@ impl CollectionActor {
         let modified = state.record.modified_at;
         let mut changes = Vec::new();
         let mut brought = Vec::new();
-        for change in diff(&current.snapshot, &merged.snapshot) {
+        for change in merged.differences {
             let (above, name) = match change.path.iter().rposition(|byte| *byte == b'/') {
                 Some(slash) => (&change.path[..slash], &change.path[slash + 1..]),
                 None => (&b""[..], &change.path[..]),

@@ -108,6 +108,11 @@ impl Numbers {
         position.checked_sub(1).and_then(|position| self.times[position].1)
     }
 
+    /// The numbers that have a time of their own.
+    pub(super) fn special_times(&self) -> impl Iterator<Item = (u32, Time)> {
+        self.changed.iter().map(|(number, changed)| (*number, changed.modified))
+    }
+
     /// How often the content behind this number has grown. Other changes of content come with another number.
     pub fn version(&self, number: u32) -> u32 {
         self.changed.get(&number).map_or(0, |changed| changed.version)
@@ -145,7 +150,9 @@ impl Numbers {
                 carried.changed.insert(number, Changed { modified, version: 0 });
             }
         }
-        let times = self.times.iter().copied().chain([(first, modified)]).collect();
+        // Where nothing is new there is nothing to have the time.
+        let newer = (carried.next > first).then_some((first, modified));
+        let times = self.times.iter().copied().chain(newer).collect();
         let sorted = sorted(&carried.by_node);
         Numbers { by_node: carried.by_node.into(), sorted, next: carried.next, times, changed: carried.changed }
     }

@@ -111,13 +111,19 @@ impl CollectionState {
         self.draft(number).map_or_else(|| self.numbers.modified(number), |draft| Some(draft.file.modified()))
     }
 
+    pub(super) fn special_times(&self) -> impl Iterator<Item = (u32, Time)> {
+        self.numbers.special_times()
+    }
+
     pub fn version(&self, number: u32) -> u32 {
         self.numbers.version(number)
     }
 
-    /// Is any file written to and not saved, half written ones included?
+    /// Is any file written to and not saved, half written ones included? What has no name any more is never saved.
     pub fn has_changed_drafts(&self) -> bool {
-        self.kind == Kind::Mutable && self.drafts.values().any(|draft| draft.is_changed())
+        let is_linked = |number: u32| self.node(number).is_some_and(|node| self.snapshot.is_linked(node));
+        let mut drafts = self.drafts.iter();
+        self.kind == Kind::Mutable && drafts.any(|(number, draft)| draft.is_changed() && is_linked(*number))
     }
 
     /// Something in it is not on the server yet.

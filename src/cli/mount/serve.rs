@@ -2,6 +2,7 @@
 
 use super::arguments::Arguments;
 use super::{Refusal, command, crunchstat, daemon, guardian, writing};
+use crate::actors::collection::times::Times;
 use crate::actors::environment::Environment;
 use crate::actors::filters::Filters;
 use crate::actors::{self, Supervisor};
@@ -145,6 +146,7 @@ async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters, path:
         filters,
         substitution: substitution(arguments, config.collections.forward_slash_name_substitution.as_deref()),
         news: Arc::default(),
+        times: Times::default(),
         writing: writing.map(Arc::new),
     };
     let supervisor = Supervisor::start(Arc::new(environment)).map_err(|error| failure(&error))?;
