@@ -4,6 +4,7 @@
 //! stderr until the file system is mounted, so that whatever goes wrong is seen where the command was typed; then it
 //! says so on a pipe and lets go of the terminal. If it ends without that word, its exit status is the command's.
 
+use nix::sys::signal::SigSet;
 use std::ffi::OsString;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -49,10 +50,12 @@ pub(super) fn command(words: &mut dyn Iterator<Item = OsString>, pipe: &PipeWrit
         at += 1;
         at > 2 || !word.as_encoded_bytes().starts_with(READY.as_bytes())
     }));
-    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, fcntl).
+    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, sigprocmask, fcntl).
     unsafe {
         command.pre_exec(move || {
             nix::unistd::setsid()?;
+            // The mask survives `exec`: a guardian, which blocks what would end it, would start mounts that no signal ends.
+            SigSet::empty().thread_set_mask()?;
             match libc::fcntl(descriptor, libc::F_SETFD, 0) {
                 -1 => Err(std::io::Error::last_os_error()),
                 _ => Ok(()),
