@@ -5,6 +5,7 @@ mod support;
 
 use mount_support::background::{Background, guardian, is_alive, mount_process, processes, send, status};
 use mount_support::files::save;
+use mount_support::writer::Writer;
 use mount_support::{Client, control};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -220,6 +221,29 @@ fn guardian_that_is_killed_is_replaced() {
     send(first, Signal::SIGKILL);
     until("another guardian", || guardian(mount.process.id()).is_some_and(|next| next != first));
     assert!(mount.path().join("by_id").is_dir());
+}
+
+/// A mount that is taken away may have much to save yet. Meanwhile the number of its connection can be another mount's, and a
+/// guardian that came late would take that one for its own.
+#[test]
+fn guardian_of_a_mount_that_was_taken_away_is_not_replaced_and_hits_nobody_else() {
+    let cluster = failing_cluster();
+    let client = Client::new(&cluster);
+    let made = client.collection("unsaved", None, String::new());
+    let mut mount = Writer::start(&cluster, &["--sync=exit"]);
+    let first = ready_guardian(mount.pid());
+    save(&mount.collection(&made.uuid).join("f"), b"unsaved").unwrap();
+    control(&cluster, "faults", json!({"api": [{"method": ["PUT"], "path": "/collections/", "delay": 60}]}));
+    until("the unmount", || run(Command::new("fusermount3").arg("-u").arg(mount.path()), LIMIT).status.success());
+    send(first, Signal::SIGKILL);
+    // As long as it takes until another one is started for a mount that is there, and some more.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(guardian(mount.pid()), None);
+    let stranger = mount_by_id(&cluster, &[]);
+    let process = mount.pid();
+    mount.kill();
+    until("whoever watched it", || guardian(process).is_none());
+    assert_eq!(look(&stranger.path().join("by_id")), "", "another mount is well");
 }
 
 #[test]
