@@ -3,13 +3,14 @@
 mod mount_support;
 mod support;
 
-use mount_support::background::{is_alive, send};
+use mount_support::background::{Background, is_alive, send};
 use mount_support::files::save;
 use mount_support::writer::{Writer, is_mounted};
 use mount_support::{Client, control};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use support::{Cluster, LIMIT, run, until, wait};
 
@@ -57,7 +58,10 @@ fn second_signal_ends_the_wait_for_a_cluster_that_is_gone_and_the_next_mount_sav
         assert!(line.contains("a second signal has ended the wait"), "{line}");
         if !options.is_empty() {
             let said = writer.log();
-            assert!(said.contains("1 collection(s) are not saved") && said.contains(journal.to_str().unwrap()), "{said}");
+            assert!(
+                said.contains("1 collection(s) are not saved") && said.contains(journal.to_str().unwrap()),
+                "{said}"
+            );
         }
         assert!(!is_mounted(&writer.path()));
         cluster.restart();
@@ -84,6 +88,37 @@ fn first_signal_after_an_unmount_leaves_time_to_save_and_the_second_does_not() {
     let status = end(&mut writer);
     assert_eq!(status.code(), Some(1), "{}", writer.log());
     assert!(writer.log().contains("not saved: the data stay in the journal"), "{}", writer.log());
+}
+
+/// Only where there is no syslog service: what it gets is not for a test to read.
+#[test]
+fn mount_in_the_background_says_where_it_logs_and_what_it_could_not_save_is_there() {
+    if Path::new("/dev/log").exists() {
+        return;
+    }
+    let mut cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let made = client.collection("work", None, client.manifest(&[("old", b"old")]));
+    let mount = Background::new(&cluster);
+    let output = mount.start(&["--read-write", "--sync=exit", "--debug", "--mount-by-id=by_id"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let file = mount.directory.path().join("state/arvados/mount.log");
+    assert!(said.contains(&format!("this mount logs to {}", file.display())), "{said}");
+    let log = || fs::read_to_string(&file).unwrap();
+    save(&mount.path().join("by_id").join(&made.uuid).join("f"), b"not saved").unwrap();
+    cluster.kill();
+    let process = mount.process().expect("the mount");
+    send(process, Signal::SIGTERM);
+    until("the first signal", || log().contains("unmounting"));
+    send(process, Signal::SIGTERM);
+    until("the end", || !is_alive(process));
+    for text in ["not saved: the data stay in the journal", "the mount ends, and not everything is saved status=1"] {
+        assert!(
+            log().lines().any(|line| line.contains(&format!("[{process}] ERROR: ")) && line.contains(text)),
+            "{}",
+            log()
+        );
+    }
 }
 
 #[test]

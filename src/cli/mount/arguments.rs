@@ -162,7 +162,7 @@ pub struct Arguments {
     pub on_conflict: OnConflict,
 
     /// Folder for journals (default: ~/.local/state/arvados/journal): what is written and not saved yet is kept there, and
-    /// saved by the next mount if this one is killed
+    /// saved by the next mount with --read-write if this one is killed
     #[arg(long, value_name = "DIR", help_heading = WRITING)]
     pub journal_dir: Option<PathBuf>,
 
@@ -226,7 +226,8 @@ pub struct Arguments {
     #[arg(long, help_heading = REPORTING)]
     pub debug: bool,
 
-    /// Append the log to this file instead of standard error
+    /// Append the log to this file instead of standard error (in the background: the system's log, or where there is none
+    /// ~/.local/state/arvados/mount.log)
     #[arg(long, value_name = "FILE", help_heading = REPORTING)]
     pub logfile: Option<PathBuf>,
 

@@ -174,6 +174,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     close_inherited();
     // Nobody is there to whom an error could be said but the log.
     let _ = telemetry::start_as_arv_mount("info", arguments.logfile.as_deref());
+    telemetry::go_to_background(daemon::log_place("arvados-mount-guardian"));
     let Ok(signals) = watch_signals() else { return ExitCode::FAILURE };
     let process = Process::open(arguments.process, arguments.began);
     let switch = Switch::open(arguments.minor);
@@ -208,19 +209,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Says what was done in the log file; without one, to the system's log.
+/// Says what was done, in the log file or where daemons log.
 fn report(arguments: &Arguments, text: &str) {
-    let path = arguments.path.display();
-    if arguments.logfile.is_some() {
-        tracing::warn!(mount = %path, "{text}");
-        return;
-    }
-    // Facility daemon, level warning.
-    let line = format!("<28>arvados-mount-guardian[{}]: {path}: {text}", std::process::id());
-    if let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() {
-        let _ = socket.set_nonblocking(true);
-        let _ = socket.send_to(line.as_bytes(), "/dev/log");
-    }
+    tracing::warn!(mount = %arguments.path.display(), "{text}");
 }
 
 /// Closes what came by inheritance, but for the three standard streams, of which only the pipe to the mount is in use.

@@ -202,6 +202,7 @@ async fn serve(
         tracing::warn!(%error, "no guardian: if this mount is killed, its users may hang until it is unmounted by force");
     }
     if let Some(descriptor) = arguments.ready_descriptor {
+        daemon::move_log(arguments.logfile.is_some());
         match daemon::is_ready(descriptor) {
             Ok(()) => {}
             // Nobody waits for the word any more: that is no reason to take the mount away.
@@ -278,7 +279,11 @@ async fn after(mounted: &Mounted, ended: std::io::Result<()>) -> Result<ExitCode
     mounted.detach().await;
     match ended {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Refusal::failure(format!("the session with the kernel ended: {error}"))),
+        Err(error) => {
+            // Nobody sees what a daemon says when it ends.
+            tracing::error!(%error, "the session with the kernel ended");
+            Err(Refusal::failure(format!("the session with the kernel ended: {error}")))
+        }
     }
 }
 
