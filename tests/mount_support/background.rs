@@ -19,9 +19,9 @@ pub fn processes() -> Vec<u32> {
 }
 
 fn find(is_wanted: impl Fn(&str) -> bool) -> Option<u32> {
-    processes().into_iter().find(|process| {
-        is_wanted(&fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default())
-    })
+    processes()
+        .into_iter()
+        .find(|process| is_wanted(&fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default()))
 }
 
 /// The guardian of a mount process.
@@ -32,9 +32,7 @@ pub fn guardian(mount: u32) -> Option<u32> {
 /// The mount process that serves `path` in the background.
 pub fn mount_process(path: &Path) -> Option<u32> {
     let path = path.to_str().unwrap();
-    find(|words| {
-        words.contains("--ready-descriptor=") && !words.contains("mount-guardian") && words.contains(path)
-    })
+    find(|words| words.contains("--ready-descriptor=") && !words.contains("mount-guardian") && words.contains(path))
 }
 
 pub fn is_alive(process: u32) -> bool {
@@ -63,7 +61,11 @@ impl Background {
     /// Mounts, and returns what the command said.
     pub fn start(&self, options: &[&str]) -> Output {
         let mut command = arvados();
-        command.arg("mount").args(options).arg(self.path()).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+            .arg("mount")
+            .args(options)
+            .arg(self.path())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         let output = run(command.current_dir(self.directory.path()), LIMIT);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output
