@@ -1,16 +1,25 @@
 //! What the process says about itself: the set-up of `tracing`.
 //!
-//! Everything goes to stderr (or a file that was asked for), one line an event, lower case, with fields. Tokens and
-//! signatures never get here: types that hold them print as `[hidden]` under `Debug`, and URLs are logged without query.
+//! Everything goes to stderr (or a file that was asked for), one line an event, lower case, with fields; that of a mount goes
+//! elsewhere when it lets go of its terminal ([`go_to_background`]). Tokens and signatures never get here: types that hold them print as `[hidden]` under `Debug`, and URLs are logged without query.
 //! `fuse3` opens a span per request; at level info that alone costs a fifth of the small reads (`fuse.md`), so its target
 //! is off unless somebody asks for it by name in `ARVADOS_LOG`.
 
+use std::io::Write;
 use std::path::Path;
-use tracing::{Event, Subscriber};
+use std::sync::OnceLock;
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
+
+mod background;
+
+pub use background::Background;
+
+/// Where the log goes instead of stderr.
+static BACKGROUND: OnceLock<Background> = OnceLock::new();
 
 /// Environment variable with a filter in `tracing-subscriber`'s syntax; wins over the level of the command line.
 pub const FILTER_VARIABLE: &str = "ARVADOS_LOG";
@@ -43,10 +52,49 @@ pub fn start_as_arv_mount(level: &str, file: Option<&Path>) -> std::io::Result<(
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
             builder.with_writer(std::sync::Mutex::new(file)).try_init()
         }
-        None => builder.with_writer(std::io::stderr).try_init(),
+        None => builder.with_writer(Standard).try_init(),
     };
     drop(result);
     Ok(())
+}
+
+/// From now on what would go to stderr as [`start_as_arv_mount`] has set it up goes there. A second call does nothing.
+pub fn go_to_background(background: Background) {
+    let _ = BACKGROUND.set(background);
+}
+
+/// Stderr, or what has taken its place.
+struct Standard;
+
+impl<'a> MakeWriter<'a> for Standard {
+    type Writer = Destination;
+
+    fn make_writer(&'a self) -> Destination {
+        Destination { level: Level::INFO }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Destination {
+        Destination { level: *metadata.level() }
+    }
+}
+
+/// Where one line goes.
+struct Destination {
+    level: Level,
+}
+
+impl Write for Destination {
+    /// The whole line: that is how the subscriber writes.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        match BACKGROUND.get() {
+            Some(background) => background.log(self.level, line, TIME_LENGTH).map(|()| line.len()),
+            None => std::io::stderr().write(line),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }
 
 fn filter(level: &str) -> EnvFilter {
@@ -55,6 +103,9 @@ fn filter(level: &str) -> EnvFilter {
         filter.unwrap_or_else(|| format!("{level},fuse3=off,hyper=warn,rustls=warn,h2=warn,actix_server=warn"));
     EnvFilter::new(filter)
 }
+
+/// `YYYY-MM-DD HH:MM:SS` and a space.
+const TIME_LENGTH: usize = 20;
 
 /// The format of Python's `logging` as `arv-mount` sets it up.
 struct PythonFormat;
@@ -72,9 +123,9 @@ where
     ) -> std::fmt::Result {
         let metadata = event.metadata();
         let level = match *metadata.level() {
-            tracing::Level::ERROR => "ERROR",
-            tracing::Level::WARN => "WARNING",
-            tracing::Level::INFO => "INFO",
+            Level::ERROR => "ERROR",
+            Level::WARN => "WARNING",
+            Level::INFO => "INFO",
             _ => "DEBUG",
         };
         let time = chrono::Local::now().format("%Y-%m-%d %H:%M:%S");

@@ -361,6 +361,7 @@ fn victim() {
     let mut guardian = std::process::Command::new(env!("CARGO_BIN_EXE_arvados"));
     guardian.arg("mount-guardian").arg(format!("--process={}", std::process::id())).arg(format!("--began={began}"));
     guardian.arg(format!("--minor={minor}")).arg("--path").arg(mount.path()).stdout(std::process::Stdio::piped());
+    guardian.env("XDG_STATE_HOME", &folder);
     let mut guardian = guardian.spawn().unwrap();
     guardian.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     let line = format!("{} {} {}", reader.id(), guardian.id(), mount.path().display());

@@ -212,6 +212,53 @@ fn an_export_without_a_cluster_has_what_is_here_and_says_what_is_not() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_keeps_no_other_from_being_exported() {
+    let journals = Journals::new();
+    let journal = journals.create();
+    let id = journal.id();
+    // Longer than a name can be here; the server has no such limit.
+    let long = vec![b'l'; 300];
+    for path in [&long, b"z".as_slice(), &[&long, b"/deep".as_slice()].concat()] {
+        journal.append(ONE, &file(path, inline(b"content")), false).unwrap();
+    }
+    journal.append(ONE, &change(Operation::MakeDirectory { path: [b"d".as_slice(), &long].concat() }), false).unwrap();
+    journal.append(TWO, &file(b"a", inline(b"other")), false).unwrap();
+    drop(journal);
+    let target = journals.directory.path().join("target");
+    let output = journals.call(&["export", &id, target.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", errors(&output));
+    assert_eq!(std::fs::read(target.join(ONE).join("z")).unwrap(), b"content");
+    assert_eq!(std::fs::read(target.join(TWO).join("a")).unwrap(), b"other");
+    assert!(text(&output).starts_with("2 file(s)"), "{}", text(&output));
+    assert_eq!(errors(&output).matches("cannot be written: File name too long").count(), 3, "{}", errors(&output));
+}
+
+/// A disk of 64 KiB, mounted for one command; needs root, as the mounts of the other tests do.
+#[test]
+fn an_export_to_a_disk_that_is_full_stops_and_says_so() {
+    let journals = Journals::new();
+    let journal = journals.create();
+    let id = journal.id();
+    journal.append(ONE, &file(b"a", inline(&[b'a'; 200_000])), false).unwrap();
+    journal.append(ONE, &file(b"b", inline(&[b'b'; 200_000])), false).unwrap();
+    drop(journal);
+    let target = journals.directory.path().join("target");
+    std::fs::create_dir(&target).unwrap();
+    // The file system is gone with the namespace, however the command ends.
+    let script = r#"mount -t tmpfs -o size=64k none "$0" && exec "$1" journal export "$2" "$0""#;
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script])
+        .args([target.as_path(), Path::new(env!("CARGO_BIN_EXE_arvados"))])
+        .arg(&id);
+    let output = run(command.env("XDG_STATE_HOME", journals.directory.path()), LIMIT);
+    let said = errors(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("/a: cannot be written: No space left") && !said.contains("/b:"), "{said}");
+    assert!(said.contains("the rest is not exported"), "{said}");
+}
+
+#[test]
 fn an_export_fetches_what_is_in_keep() {
     let cluster = Cluster::start();
     let client = Client::new(&cluster);

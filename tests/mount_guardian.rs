@@ -3,6 +3,9 @@
 mod mount_support;
 mod support;
 
+use mount_support::background::{Background, guardian, is_alive, mount_process, processes, send, status};
+use mount_support::files::save;
+use mount_support::writer::Writer;
 use mount_support::{Client, control};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,23 +22,6 @@ use support::{Cluster, LIMIT, Mount, arvados, run, until, wait};
 /// Within this everybody who used a killed mount has an error, and the guardian is gone.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-fn status(process: u32, field: usize) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    text.rsplit_once(") ")?.1.split(' ').nth(field).map(str::to_owned)
-}
-
-fn processes() -> Vec<u32> {
-    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// The guardian of a mount process.
-fn guardian(mount: u32) -> Option<u32> {
-    processes().into_iter().find(|process| {
-        let words = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
-        words.contains(&format!("mount-guardian\0--process={mount}\0"))
-    })
-}
-
 /// The guardian of a foreground mount, ready: the mount is in the list of mounts some milliseconds earlier.
 fn ready_guardian(mount: u32) -> u32 {
     let ready = || {
@@ -44,23 +30,6 @@ fn ready_guardian(mount: u32) -> u32 {
     };
     until("the guardian", || ready().is_some());
     ready().unwrap()
-}
-
-/// The mount process that serves `path`, found by its command line.
-fn mount_process(path: &Path) -> Option<u32> {
-    let path = path.to_str().unwrap();
-    processes().into_iter().find(|process| {
-        let words = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
-        words.contains("--ready-descriptor=") && !words.contains("mount-guardian") && words.contains(path)
-    })
-}
-
-fn is_alive(process: u32) -> bool {
-    status(process, 0).is_some_and(|state| state != "Z")
-}
-
-fn kill_nine(process: u32) {
-    kill(Pid::from_raw(process as i32), Signal::SIGKILL).unwrap();
 }
 
 /// `stat` by another process, which this test can do without when it hangs.
@@ -133,7 +102,7 @@ fn mount_killed_under_load_leaves_nobody_hanging() {
         let mut mount = mount_by_id(&cluster, &[]);
         let guardian = ready_guardian(mount.process.id());
         let children = load(&cluster, &mount);
-        kill_nine(mount.process.id());
+        send(mount.process.id(), Signal::SIGKILL);
         assert_all_fail_at_once(children);
         wait(&mut mount.process, AT_ONCE).expect("it is dead");
         let start = Instant::now();
@@ -167,7 +136,7 @@ fn connection_that_outlives_its_mount_process_is_aborted() {
     ready_guardian(mount.process.id());
     let held = hold_device(mount.process.id());
     let children = load(&cluster, &mount);
-    kill_nine(mount.process.id());
+    send(mount.process.id(), Signal::SIGKILL);
     assert_all_fail_at_once(children);
     wait(&mut mount.process, AT_ONCE).expect("it is dead");
     assert!(look(&mount.path()).contains("Transport endpoint is not connected"));
@@ -249,9 +218,32 @@ fn guardian_that_is_killed_is_replaced() {
     let cluster = Cluster::start();
     let mount = mount_by_id(&cluster, &[]);
     let first = ready_guardian(mount.process.id());
-    kill_nine(first);
+    send(first, Signal::SIGKILL);
     until("another guardian", || guardian(mount.process.id()).is_some_and(|next| next != first));
     assert!(mount.path().join("by_id").is_dir());
+}
+
+/// A mount that is taken away may have much to save yet. Meanwhile the number of its connection can be another mount's, and a
+/// guardian that came late would take that one for its own.
+#[test]
+fn guardian_of_a_mount_that_was_taken_away_is_not_replaced_and_hits_nobody_else() {
+    let cluster = failing_cluster();
+    let client = Client::new(&cluster);
+    let made = client.collection("unsaved", None, String::new());
+    let mut mount = Writer::start(&cluster, &["--sync=exit"]);
+    let first = ready_guardian(mount.pid());
+    save(&mount.collection(&made.uuid).join("f"), b"unsaved").unwrap();
+    control(&cluster, "faults", json!({"api": [{"method": ["PUT"], "path": "/collections/", "delay": 60}]}));
+    until("the unmount", || run(Command::new("fusermount3").arg("-u").arg(mount.path()), LIMIT).status.success());
+    send(first, Signal::SIGKILL);
+    // As long as it takes until another one is started for a mount that is there, and some more.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(guardian(mount.pid()), None);
+    let stranger = mount_by_id(&cluster, &[]);
+    let process = mount.pid();
+    mount.kill();
+    until("whoever watched it", || guardian(process).is_none());
+    assert_eq!(look(&stranger.path().join("by_id")), "", "another mount is well");
 }
 
 #[test]
@@ -297,7 +289,7 @@ fn killed_mount_is_started_again_where_asked_to() {
         assert_eq!(fs::read(&file).unwrap(), b"content");
         let before = find().expect("the mount and its guardian");
         let old = guardian(before).unwrap();
-        kill_nine(before);
+        send(before, Signal::SIGKILL);
         until("a new mount with a new guardian", || find().is_some_and(|process| process != before));
         until("the end of the old guardian", || !is_alive(old));
         assert_eq!(fs::read(&file).unwrap(), b"content");
@@ -311,6 +303,47 @@ fn killed_mount_is_started_again_where_asked_to() {
     until("the end", || !is_alive(last) && guardian(last).is_none());
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+}
+
+/// What the guardian blocks for itself must not be blocked in what it starts, and what was promised to users of the killed mount
+/// holds for those of its successor.
+#[test]
+fn mount_that_was_started_again_has_what_was_closed_and_ends_in_good_order() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let made = client.collection("kept", None, client.manifest(&[("old", b"old")]));
+    let mount = Background::new(&cluster);
+    // Nothing is saved before the end.
+    mount.start(&["--restart", "--read-write", "--sync=exit", "--logfile=log", "--mount-by-id=by_id"]);
+    let log = || fs::read_to_string(mount.directory.path().join("log")).unwrap();
+    let folder = mount.path().join("by_id").join(&made.uuid);
+    let next = |before: u32| {
+        let found = || mount.process().filter(|process| *process != before && guardian(*process).is_some());
+        until("the next mount", || found().is_some());
+        found().unwrap()
+    };
+    for (round, signal) in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().enumerate() {
+        if round > 0 {
+            mount.start(&["--restart", "--read-write", "--sync=exit", "--logfile=log", "--mount-by-id=by_id"]);
+        }
+        let (closed, later) = (format!("closed{round}"), format!("later{round}"));
+        save(&folder.join(&closed), b"closed before the kill").unwrap();
+        assert!(!client.files(&made.uuid).contains_key(&closed), "only in the journal");
+        let first = mount.process().expect("the mount");
+        send(first, Signal::SIGKILL);
+        let second = next(first);
+        assert_eq!(fs::read(folder.join(&closed)).unwrap(), b"closed before the kill");
+        until("the save of what the killed mount left", || client.files(&made.uuid).contains_key(&closed));
+        save(&folder.join(&later), b"written after it").unwrap();
+        send(second, signal);
+        until("the end", || !is_alive(second));
+        assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 0, "{signal}: it is unmounted");
+        let files = client.files(&made.uuid);
+        assert_eq!(files.get(&later).map(Vec::as_slice), Some(&b"written after it"[..]), "{signal}: {}", log());
+    }
+    let mut list = arvados();
+    list.args(["journal", "list", "--json"]).env("XDG_STATE_HOME", mount.directory.path().join("state"));
+    assert_eq!(String::from_utf8_lossy(&run(&mut list, LIMIT).stdout).trim(), "[]", "no journal is left");
 }
 
 #[test]

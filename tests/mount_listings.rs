@@ -261,11 +261,30 @@ fn events_cost_requests_only_where_a_listing_is_used() {
     let client = Client::new(&scene.cluster);
     scene.me.make("collection", json!({"name": "inside", "owner_uuid": unused}));
     client.replace(&made, client.manifest(&[("f", b"x")]));
+    // The version that is kept is told as a collection that was made in the listing that is used.
+    scene.me.change("collection", &made, json!({"description": "changed", "preserve_version": true}));
+    let versions = mount_support::control(&scene.cluster, "versions", json!({"uuid": made}));
+    assert!(versions.as_array().unwrap().len() > 1, "{versions}");
     std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(names(&scene.home()), ["unused", "work"]);
     let log = mount_support::control(&scene.cluster, "log", json!({"since": since}));
     let is_listing = |entry: &&Value| entry["path"].as_str().unwrap().contains("/contents");
     let listings: Vec<&Value> = log.as_array().unwrap().iter().filter(is_listing).collect();
     assert!(listings.is_empty(), "{listings:?}");
+}
+
+/// The event stream tells nothing of what was before it, however long it takes until it is there.
+#[test]
+fn what_changes_between_the_first_look_and_the_first_event_shows() {
+    let cluster = Cluster::start_with(&["--faults"]);
+    let client = Client::new(&cluster);
+    let made = client.collection("seen", None, client.manifest(&[("old", b"old")]));
+    let slow = json!({"api": [{"path": "/websocket", "delay": 3, "times": 1}]});
+    mount_support::control(&cluster, "faults", slow);
+    let mount = cluster.mount(&["--refresh-time=3600", "--collection", &made.uuid]);
+    assert_eq!(names(&mount.path()), ["old"]);
+    client.replace(&made.uuid, client.manifest(&[("new", b"new")]));
+    support::until("the change", || names(&mount.path()) == ["new"]);
 }
 
 /// Nothing tells the kernel: it must ask again soon.

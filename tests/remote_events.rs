@@ -148,13 +148,26 @@ async fn events_come_through_and_after_a_break_the_stream_goes_on_where_it_was()
 }
 
 #[tokio::test]
+async fn the_first_connection_says_that_what_was_before_is_not_told() {
+    let mut socket = Socket::start().await;
+    let server = api(format!("ws://127.0.0.1:{}/websocket", socket.port), Logs::default()).await;
+    let mut listener = start(&server, Options::default());
+    let (mut connection, ..) = socket.next().await;
+    connection.send(Message::text(event(100).to_string())).await.unwrap();
+    assert_eq!(within(listener.next()).await, Some(Notice::Gap));
+    assert_eq!(ids(&mut listener, 1).await, [100], "and what comes after it is told");
+}
+
+#[tokio::test]
 async fn a_connection_that_was_lost_before_any_event_leaves_a_gap() {
     let mut socket = Socket::start().await;
     let server = api(format!("ws://127.0.0.1:{}/websocket", socket.port), Logs::default()).await;
     let mut listener = start(&server, Options::default());
-    let (connection, ..) = socket.next().await;
-    drop(connection);
-    assert_eq!(within(listener.next()).await, Some(Notice::Gap));
+    for _ in 0..2 {
+        let (connection, ..) = socket.next().await;
+        assert_eq!(within(listener.next()).await, Some(Notice::Gap));
+        drop(connection);
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 //! collection are one mark. A mark is a number in a `watch`: the actor concerned wakes up once. And it only fetches
 //! when somebody uses what it keeps, after a random delay; what nobody uses is only marked, and looked at when next asked for.
 //!
+//! A version that the cluster keeps of a collection is no new collection, though it is told as one: see [`versions`].
+//!
 //! What is in a filter group may depend on any attribute of any object, so every event about an object marks them all.
 //!
 //! What events do not tell, measured on a real cluster: that somebody took away a permission (the link's `delete` reaches nobody),
@@ -21,6 +23,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod versions;
+
+use versions::Created;
+
 /// How long changes are collected before they are passed on. Well below what a user notices.
 const COLLECT: Duration = Duration::from_millis(50);
 
@@ -30,6 +36,8 @@ pub struct EventActor {
     /// Collections that changed, with the portable data hash that they have now, if the event told.
     collections: HashMap<String, Option<String>>,
     listings: HashSet<Source>,
+    /// Collections that were created, or versions that were kept: which it is tells what comes next.
+    created: Created,
     /// An object changed: it may be in other filter groups now.
     has_filtered: bool,
     is_waiting: bool,
@@ -43,6 +51,7 @@ impl EventActor {
             listener: Some(listener),
             collections: HashMap::new(),
             listings: HashSet::new(),
+            created: Created::default(),
             has_filtered: false,
             is_waiting: false,
         }
@@ -58,6 +67,11 @@ impl EventActor {
         let kind = event.object_uuid.get(6..11).unwrap_or_default();
         match kind {
             "4zz18" => {
+                self.created.explain(&event);
+                if self.created.hold(&event) {
+                    self.collections.insert(event.object_uuid, new.portable_data_hash);
+                    return;
+                }
                 let (before, after) = (old.portable_data_hash.as_deref(), new.portable_data_hash.as_deref());
                 let cell = self.supervisor.existing_collection(&event.object_uuid);
                 let is_echo = new.is_trashed != Some(true)
@@ -99,6 +113,10 @@ impl EventActor {
             if !is_known {
                 cell.mark();
             }
+        }
+        for owner in self.created.take() {
+            self.listings.insert(Source::Project(owner));
+            self.has_filtered = true;
         }
         for source in self.listings.drain() {
             if let Some(cell) = self.supervisor.existing_listing(&source) {

@@ -20,8 +20,8 @@ pub mod show;
 
 /// See, save and discard what mounts have not brought to the server yet.
 ///
-/// A mount that ends in good order leaves nothing here. What one that was killed has left is taken over by the next mount of
-/// the same user and cluster, by itself; these commands are for when that cannot work, or for looking.
+/// A mount that ends in good order leaves nothing here. What one that was killed has left is taken over by the next mount with
+/// --read-write of the same user and cluster, by itself; these commands are for when that cannot work, or for looking.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   arvados journal list

@@ -18,6 +18,7 @@ pub mod arguments;
 mod command;
 mod crunchstat;
 mod daemon;
+mod ending;
 mod filters;
 pub mod guardian;
 mod serve;

@@ -6,7 +6,9 @@
 //!
 //! Every event carries its number in the log. After a break the server is asked for what came after the last number
 //! seen. It only goes back ten minutes, and may have nothing to go back from when nothing was ever seen; where that
-//! leaves a gap, [`Notice::Gap`] says so: anything may have changed.
+//! leaves a gap, [`Notice::Gap`] says so: anything may have changed. The first connection always leaves one: whoever listens may
+//! have looked at something before. The gap is told after the server has confirmed the subscription, so that
+//! everything is either before the gap or among the events that follow it.
 //!
 //! Deadlock: the task is the only sender and waits for nobody but the network and a full channel. A consumer that is
 //! slow makes it stop reading; the server then drops the connection (protocol.md 9.3), and it comes back later with its
@@ -17,6 +19,7 @@
 use crate::remote::api::Api;
 use crate::remote::error::Result;
 use crate::remote::network::Network;
+use nix::time::{ClockId, clock_gettime};
 use rand::RngExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -117,6 +120,21 @@ pub fn listen(network: Arc<Network>, api: Arc<dyn Api>, options: Options) -> Lis
     Listener { notices, status, task }
 }
 
+/// A point in time on a clock that goes on while the machine is suspended, as the server's does.
+#[derive(Clone, Copy)]
+struct Moment(Duration);
+
+impl Moment {
+    fn now() -> Moment {
+        // Every Linux has this clock; without it each break would be taken for a short one.
+        Moment(clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default())
+    }
+
+    fn elapsed(self) -> Duration {
+        Moment::now().0.saturating_sub(self.0)
+    }
+}
+
 /// Nobody listens any more.
 struct Gone;
 
@@ -128,18 +146,24 @@ struct Feed {
     /// Numbers of the latest events, oldest first: what comes again in an overlap is no news.
     recent: VecDeque<u64>,
     /// When we last knew that nothing was missed.
-    contact: Instant,
+    contact: Moment,
 }
 
 impl Feed {
     fn new(notices: mpsc::Sender<Notice>) -> Feed {
-        Feed { notices, position: None, recent: VecDeque::with_capacity(RECENT), contact: Instant::now() }
+        Feed { notices, position: None, recent: VecDeque::with_capacity(RECENT), contact: Moment::now() }
     }
 
     /// Where to go on after a break. Numbers are given when a change is made and events are sent when it is committed,
     /// so a lower number may come after a higher one: go back a little.
     fn resume(&self) -> Option<u64> {
         self.position.map(|position| position.saturating_sub(OVERLAP))
+    }
+
+    /// Whether the server cannot tell everything that we have not heard of. From number 0 on it tells nothing old
+    /// (protocol.md 9.3).
+    fn has_gap(&self) -> bool {
+        self.resume().is_none_or(|position| position == 0) || self.contact.elapsed() > BACKLOG
     }
 
     async fn event(&mut self, event: Event) -> Result<(), Gone> {
@@ -179,13 +203,11 @@ impl Source {
     async fn listen(&mut self) -> Result<std::convert::Infallible, Gone> {
         let mut pause = FIRST_PAUSE;
         let mut polled: Option<Instant> = None;
-        let mut first = true;
         loop {
             let url = self.url().await;
             if let Some(url) = &url {
                 let start = Instant::now();
-                let problem = self.session(url, first).await?;
-                first = false;
+                let problem = self.session(url).await?;
                 if start.elapsed() > GOOD_CONNECTION {
                     pause = FIRST_PAUSE;
                 }
@@ -221,19 +243,18 @@ impl Source {
     }
 
     /// Connects and passes events on until the connection ends. The answer says why it ended.
-    async fn session(&mut self, url: &str, first: bool) -> Result<String, Gone> {
+    async fn session(&mut self, url: &str) -> Result<String, Gone> {
         let mut stream = match socket::Stream::open(&self.network, url, self.feed.resume(), self.options).await {
             Ok(stream) => stream,
             Err(error) => return Ok(error.to_string()),
         };
-        let missed = self.feed.position.is_none() || self.feed.contact.elapsed() > BACKLOG;
-        if missed && !first {
+        if self.feed.has_gap() {
             self.feed.gap().await?;
         }
         self.status.send_replace(Status::Live);
         tracing::info!(after = self.feed.position, "listening to the event stream");
         loop {
-            self.feed.contact = Instant::now();
+            self.feed.contact = Moment::now();
             match stream.next().await {
                 Ok(event) => self.feed.event(event).await?,
                 Err(error) => return Ok(error.to_string()),
@@ -244,7 +265,7 @@ impl Source {
     async fn poll(&mut self) -> Result<(), Gone> {
         match polling::poll(&*self.api, &mut self.feed).await? {
             Ok(()) => {
-                self.feed.contact = Instant::now();
+                self.feed.contact = Moment::now();
                 self.status.send_replace(Status::Polling);
             }
             Err(error) => {
@@ -253,5 +274,19 @@ impl Source {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_gap_where_the_server_does_not_go_back_to() {
+        let has_gap = |position: Option<u64>| Feed { position, ..Feed::new(mpsc::channel(1).0) }.has_gap();
+        assert!(has_gap(None), "nothing was heard before");
+        assert!(has_gap(Some(0)), "the log was empty");
+        assert!(has_gap(Some(OVERLAP)));
+        assert!(!has_gap(Some(OVERLAP + 1)));
     }
 }

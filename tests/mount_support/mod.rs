@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+pub mod background;
 pub mod content;
 pub mod files;
 pub mod ledger;

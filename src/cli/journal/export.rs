@@ -1,12 +1,14 @@
 //! `arvados journal export`: the files that the server has not got, as files.
 //!
 //! What is missing stays a hole and is named: half a file that says which half is better than none. Nothing that is there
-//! already is overwritten, and a journal's paths lead nowhere but into the target.
+//! already is overwritten, and a journal's paths lead nowhere but into the target. A file that cannot be written, such as one with a
+//! name that is too long for this file system, is named too and keeps no other from being exported; only a full disk would
+//! fail for all.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -72,13 +74,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         files.values().for_each(|file| amount.add(&file.content));
         wanted.insert(folder, (uuid, changes, files));
     }
+    make(&arguments.target).map_err(|error| format!("cannot make {}: {error}", arguments.target.display()))?;
     let blocks = if amount.stored > 0 { Blocks::connect()? } else { Blocks::none() };
     let mut export =
         Export { data: journal::data_folder(&found.folder), blocks, bar: bar(amount), missing: 0, files: 0 };
-    for (folder, (uuid, changes, files)) in &wanted {
-        export.collection(folder, uuid, changes, files)?;
-    }
+    let done =
+        wanted.iter().try_for_each(|(folder, (uuid, changes, files))| export.collection(folder, uuid, changes, files));
     export.bar.finish_and_clear();
+    done?;
     println!("{} file(s) to {}", export.files, arguments.target.display());
     is_whole &= export.missing == 0;
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -110,20 +113,35 @@ impl Export {
         changes: &Changes,
         files: &BTreeMap<Vec<u8>, File>,
     ) -> Result<(), String> {
-        make(folder)?;
+        self.note(uuid, b"", make(folder))?;
         for path in files::folders(changes.values()) {
             match inside(folder, &path) {
-                Some(path) => make(&path)?,
+                Some(target) => self.note(uuid, &path, make(&target))?,
                 None => self.report(uuid, &path, "is not a path within a collection"),
             }
         }
         for (path, file) in files {
             match inside(folder, path) {
-                Some(target) => self.file(&target, uuid, path, file)?,
+                Some(target) => {
+                    let written = self.file(&target, uuid, path, file);
+                    self.note(uuid, path, written)?;
+                }
                 None => self.report(uuid, path, "is not a path within a collection"),
             }
         }
         Ok(())
+    }
+
+    /// Reports what could not be written. Errors: all that follow would fail as well.
+    fn note(&mut self, uuid: &str, path: &[u8], written: io::Result<()>) -> Result<(), String> {
+        let Err(error) = written else { return Ok(()) };
+        self.report(uuid, path, &format!("cannot be written: {error}"));
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                Err(format!("{error}: the rest is not exported; make room, and export to another folder"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn report(&mut self, uuid: &str, path: &[u8], problem: &str) {
@@ -131,13 +149,12 @@ impl Export {
         self.bar.suspend(|| eprintln!("arvados journal: {uuid}/{}: {problem}", shown(path)));
     }
 
-    fn file(&mut self, target: &Path, uuid: &str, path: &[u8], file: &File) -> Result<(), String> {
-        let failed = |error: std::io::Error| format!("cannot write {}: {error}", target.display());
+    fn file(&mut self, target: &Path, uuid: &str, path: &[u8], file: &File) -> io::Result<()> {
         if let Some(parent) = target.parent() {
             make(parent)?;
         }
-        let written = OpenOptions::new().write(true).create_new(true).open(target).map_err(failed)?;
-        written.set_len(file.content.size).map_err(failed)?;
+        let written = OpenOptions::new().write(true).create_new(true).open(target)?;
+        written.set_len(file.content.size)?;
         let mut at = 0_u64;
         for extent in &file.content.extents {
             let range = at..at.saturating_add(extent.length);
@@ -145,14 +162,14 @@ impl Export {
             let problem = match &extent.source {
                 Source::Hole => None,
                 Source::Inline(bytes) if bytes.len() as u64 == extent.length => {
-                    written.write_all_at(bytes, range.start).map_err(failed)?;
+                    written.write_all_at(bytes, range.start)?;
                     None
                 }
                 Source::Inline(_) => Some("the journal has another number of bytes".to_owned()),
-                Source::Backing => self.copy(file.content.backing, &written, &range).map_err(failed)?,
+                Source::Backing => self.copy(file.content.backing, &written, &range)?,
                 Source::Stored { locator, offset, .. } => match self.blocks.get(locator, *offset, extent.length) {
                     Ok(bytes) => {
-                        written.write_all_at(&bytes, range.start).map_err(failed)?;
+                        written.write_all_at(&bytes, range.start)?;
                         None
                     }
                     Err(problem) => Some(problem),
@@ -170,12 +187,7 @@ impl Export {
     }
 
     /// Copies from the backing file. The inner error is one of reading and no reason to stop.
-    fn copy(
-        &self,
-        number: Option<u64>,
-        written: &std::fs::File,
-        range: &Range<u64>,
-    ) -> std::io::Result<Option<String>> {
+    fn copy(&self, number: Option<u64>, written: &std::fs::File, range: &Range<u64>) -> io::Result<Option<String>> {
         let Some(number) = number else { return Ok(Some("no backing file is named".to_owned())) };
         let path = self.data.join(number.to_string());
         let backing = match std::fs::File::open(&path) {
@@ -200,8 +212,8 @@ impl Export {
     }
 }
 
-fn make(folder: &Path) -> Result<(), String> {
-    std::fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))
+fn make(folder: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(folder)
 }
 
 /// The path below the folder, if it stays there.

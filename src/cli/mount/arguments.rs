@@ -21,8 +21,9 @@ const REPORTING: &str = "Reporting";
 /// Show Arvados Keep as a file system, at MOUNT_DIR.
 ///
 /// Without --foreground or --exec the command returns as soon as the file system is mounted, and a process in the
-/// background serves it until `fusermount3 -u MOUNT_DIR` or SIGTERM. The cluster and the token come from settings.conf
-/// and the environment (ARVADOS_API_HOST, ARVADOS_API_TOKEN, ARVADOS_API_HOST_INSECURE).
+/// background serves it until `fusermount3 -u MOUNT_DIR` or SIGTERM. What was written is saved before it ends; a second SIGTERM
+/// or Ctrl-C leaves what is not saved by then in the journal. The cluster and the token come from settings.conf and the environment
+/// (ARVADOS_API_HOST, ARVADOS_API_TOKEN, ARVADOS_API_HOST_INSECURE).
 #[derive(clap::Args, Debug)]
 #[command(infer_long_args = true, args_override_self = true, disable_version_flag = true)]
 pub struct Arguments {
@@ -161,7 +162,7 @@ pub struct Arguments {
     pub on_conflict: OnConflict,
 
     /// Folder for journals (default: ~/.local/state/arvados/journal): what is written and not saved yet is kept there, and
-    /// saved by the next mount if this one is killed
+    /// saved by the next mount with --read-write if this one is killed
     #[arg(long, value_name = "DIR", help_heading = WRITING)]
     pub journal_dir: Option<PathBuf>,
 
@@ -225,7 +226,8 @@ pub struct Arguments {
     #[arg(long, help_heading = REPORTING)]
     pub debug: bool,
 
-    /// Append the log to this file instead of standard error
+    /// Append the log to this file instead of standard error (in the background: the system's log, or where there is none
+    /// ~/.local/state/arvados/mount.log)
     #[arg(long, value_name = "FILE", help_heading = REPORTING)]
     pub logfile: Option<PathBuf>,
 

@@ -3,7 +3,13 @@
 //! The daemon is a new process from the start (`exec`, not a fork of one that may have threads). It has the terminal's
 //! stderr until the file system is mounted, so that whatever goes wrong is seen where the command was typed; then it
 //! says so on a pipe and lets go of the terminal. If it ends without that word, its exit status is the command's.
+//!
+//! From then on nobody sees its stderr nor its exit status: unless it has a log file it logs where daemons do ([`log_place`]),
+//! also how it ends, and why, should it panic.
 
+use crate::journal::place;
+use crate::telemetry::{self, Background};
+use nix::sys::signal::SigSet;
 use std::ffi::OsString;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -49,10 +55,12 @@ pub(super) fn command(words: &mut dyn Iterator<Item = OsString>, pipe: &PipeWrit
         at += 1;
         at > 2 || !word.as_encoded_bytes().starts_with(READY.as_bytes())
     }));
-    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, fcntl).
+    // SAFETY: between fork and exec only async-signal-safe calls are made (setsid, sigprocmask, fcntl).
     unsafe {
         command.pre_exec(move || {
             nix::unistd::setsid()?;
+            // The mask survives `exec`: a guardian, which blocks what would end it, would start mounts that no signal ends.
+            SigSet::empty().thread_set_mask()?;
             match libc::fcntl(descriptor, libc::F_SETFD, 0) {
                 -1 => Err(std::io::Error::last_os_error()),
                 _ => Ok(()),
@@ -66,6 +74,30 @@ pub(super) fn command(words: &mut dyn Iterator<Item = OsString>, pipe: &PipeWrit
 pub(super) fn is_mounted(mut pipe: PipeReader) -> bool {
     let mut word = [0];
     matches!(pipe.read(&mut word), Ok(1)) && word[0] == MOUNTED
+}
+
+/// Where a mount process without a log file logs that nobody watches: the system's log, or where there is none `mount.log` in
+/// the folder of our state.
+pub(super) fn log_place(tag: &'static str) -> Background {
+    Background::new(tag, place::root().ok().map(|journals| journals.with_file_name("mount.log")))
+}
+
+/// In the daemon, before it lets go of the terminal: sees to its log, and says there what is not as usual.
+pub fn move_log(has_logfile: bool) {
+    if !has_logfile {
+        let background = log_place("arvados-mount");
+        let program = super::program();
+        match background.prepare() {
+            Ok(None) => {}
+            Ok(Some(file)) => eprintln!("{program}: there is no system log: this mount logs to {}", file.display()),
+            Err(error) => eprintln!(
+                "{program}: this mount logs nowhere: there is no system log, and no log file can be made ({error}); \
+                 name one with --logfile"
+            ),
+        }
+        telemetry::go_to_background(background);
+    }
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "this is a defect of the program")));
 }
 
 /// In the daemon: tells the parent that the file system is mounted, and lets go of the terminal and the current directory.

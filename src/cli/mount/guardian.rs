@@ -12,7 +12,8 @@
 //! * Signals do not end it, since a service manager sends SIGTERM to all at once and the mount may have much to save.
 //!   It ends with the mount.
 //! * It never touches the mounted file system, only `/proc` and the switch of the connection. The switch is opened while the
-//!   mount lives: the number of a connection is used again at once, the open switch belongs to this one.
+//!   mount lives: the number of a connection is used again at once, the open switch belongs to this one. So a guardian that
+//!   died is replaced only while the mount is in the list of mounts, and one that does not find it there ends.
 //! * A process with a thread that cannot die does not count as dead for a pidfd. So three things are watched: the
 //!   pidfd, the death of the mount's main thread (`PR_SET_PDEATHSIG`, which is why that thread has to start the guardian),
 //!   and, should both fail, every [`LOOK_AGAIN`] whether SIGKILL has reached the main thread.
@@ -22,7 +23,7 @@
 //! The mount's words reach the guardian as arguments, the token only through the environment, as it reached the mount.
 
 use super::daemon;
-use crate::fuse::mountpoint::{self, MountPoint};
+use crate::fuse::mountpoint;
 use crate::telemetry;
 use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -99,6 +100,7 @@ pub(super) struct Charge {
 ///
 /// Returns when the first one is ready, or has failed; then it is tried again in the background, and the log says so.
 pub(super) async fn start(charge: Charge) {
+    let id = mounted_at(&charge.path, charge.minor);
     let mut guardian = spawn(&charge).await;
     tokio::spawn(async move {
         let mut pause = REPLACE;
@@ -118,6 +120,10 @@ pub(super) async fn start(charge: Charge) {
                 }
             }
             tokio::time::sleep(pause).await;
+            // What saves the rest after its unmount has no users that could hang.
+            if id.is_none() || mounted_at(&charge.path, charge.minor) != id {
+                return;
+            }
             guardian = spawn(&charge).await;
         }
     });
@@ -168,6 +174,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     close_inherited();
     // Nobody is there to whom an error could be said but the log.
     let _ = telemetry::start_as_arv_mount("info", arguments.logfile.as_deref());
+    telemetry::go_to_background(daemon::log_place("arvados-mount-guardian"));
     let Ok(signals) = watch_signals() else { return ExitCode::FAILURE };
     let process = Process::open(arguments.process, arguments.began);
     let switch = Switch::open(arguments.minor);
@@ -178,11 +185,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
              and only root can mount it or unmount by force",
         );
     }
-    let id = mount_of(&arguments).map(|mount| mount.id);
+    let here = || mounted_at(&arguments.path, arguments.minor);
+    // Looked up after the switch was opened: if the mount is there now, it was there then, and the switch is its own.
+    let Some(id) = here() else { return ExitCode::SUCCESS };
     arm();
     // Once it was taken away while its process was well, whatever is there later is another mount, with the same number perhaps.
-    let was_taken_away = process.wait(&signals, || mount_of(&arguments).map(|mount| mount.id) != id);
-    let was_mounted = !was_taken_away && is_mounted(&arguments, id);
+    let was_taken_away = process.wait(&signals, || here() != Some(id));
+    let was_mounted = !was_taken_away && here() == Some(id);
     let aborted = switch.abort(&arguments, was_mounted);
     if !was_mounted {
         return ExitCode::SUCCESS;
@@ -200,19 +209,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Says what was done in the log file; without one, to the system's log.
+/// Says what was done, in the log file or where daemons log.
 fn report(arguments: &Arguments, text: &str) {
-    let path = arguments.path.display();
-    if arguments.logfile.is_some() {
-        tracing::warn!(mount = %path, "{text}");
-        return;
-    }
-    // Facility daemon, level warning.
-    let line = format!("<28>arvados-mount-guardian[{}]: {path}: {text}", std::process::id());
-    if let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() {
-        let _ = socket.set_nonblocking(true);
-        let _ = socket.send_to(line.as_bytes(), "/dev/log");
-    }
+    tracing::warn!(mount = %arguments.path.display(), "{text}");
 }
 
 /// Closes what came by inheritance, but for the three standard streams, of which only the pipe to the mount is in use.
@@ -249,12 +248,9 @@ fn arm() {
     }
 }
 
-fn mount_of(arguments: &Arguments) -> Option<MountPoint> {
-    mountpoint::find(&arguments.path).filter(|mount| mount.minor == arguments.minor && mount.matches(None))
-}
-
-fn is_mounted(arguments: &Arguments, id: Option<u32>) -> bool {
-    mount_of(arguments).is_some_and(|mount| Some(mount.id) == id)
+/// Number of the FUSE mount that is at `path`, if its connection has this number.
+fn mounted_at(path: &Path, minor: u32) -> Option<u32> {
+    mountpoint::find(path).filter(|mount| mount.minor == minor && mount.matches(None)).map(|mount| mount.id)
 }
 
 /// The mount's process.
@@ -405,7 +401,7 @@ fn open_unseen(minor: u32) -> std::io::Result<File> {
 }
 
 /// Mounts again, up to [`MOST_RESTARTS`] times within [`WINDOW`], the later ones after a pause.
-fn restart(arguments: &Arguments, directory: &Path, id: Option<u32>) -> ExitCode {
+fn restart(arguments: &Arguments, directory: &Path, id: u32) -> ExitCode {
     let mut history = History::read(std::env::var(HISTORY).unwrap_or_default().as_str(), now());
     loop {
         let Some(pause) = history.pause() else {
@@ -414,7 +410,7 @@ fn restart(arguments: &Arguments, directory: &Path, id: Option<u32>) -> ExitCode
         };
         std::thread::sleep(pause);
         // Somebody else may have taken it away, or put another mount there.
-        if is_mounted(arguments, id) {
+        if mounted_at(&arguments.path, arguments.minor) == Some(id) {
             if let Err(error) = mountpoint::unmount(&arguments.path, None, GONE) {
                 report(arguments, &format!("cannot unmount what the dead mount left: {error}"));
                 return ExitCode::FAILURE;

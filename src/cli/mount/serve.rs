@@ -1,6 +1,7 @@
 //! Everything between a checked command line and the end of the mount.
 
 use super::arguments::Arguments;
+use super::ending::{self, Ending, Signals};
 use super::{Refusal, command, crunchstat, daemon, guardian, writing};
 use crate::actors::collection::times::Times;
 use crate::actors::environment::Environment;
@@ -8,7 +9,7 @@ use crate::actors::filters::Filters;
 use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget, SMALLEST_LIMIT};
 use crate::fuse::statistics::Statistics;
-use crate::fuse::{self, Mounted, mountpoint, users};
+use crate::fuse::{self, Mounted, mountpoint};
 use crate::remote::api::{Api, HttpApi};
 use crate::remote::keep::HttpKeep;
 use crate::remote::retry::Retries;
@@ -22,7 +23,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Threads of the network runtime: TLS and hashing take CPU, more than this does not make them faster.
 const MOST_WORKERS: usize = 8;
@@ -35,9 +35,6 @@ const FILES: u64 = 10_240;
 const MEMORY_SHARE: u64 = 8;
 const LEAST_MEMORY: u64 = 4 * crate::keep::MAX_BLOCK_SIZE;
 const MOST_MEMORY: u64 = 16 * crate::keep::MAX_BLOCK_SIZE;
-
-/// Users of a busy mount that the log names one by one.
-const MOST_USERS: usize = 20;
 
 /// Everything that serves the mount.
 struct Service {
@@ -182,33 +179,6 @@ async fn check(supervisor: &Arc<Supervisor>, layout: &Layout) -> Result<(), acto
     }
 }
 
-/// Signals that end a mount, and one that upstream ignores.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-    _ignored: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-            _ignored: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hang_up.recv() => "SIGHUP",
-        }
-    }
-}
-
 /// Mounts and waits for the end: an unmount by anybody, a signal, or the command of `--exec`.
 async fn serve(
     arguments: &Arguments,
@@ -221,7 +191,7 @@ async fn serve(
     if arguments.replace {
         mountpoint::unmount(path, None, limit).map_err(|error| Refusal::failure(error.to_string()))?;
     }
-    let mut signals = Signals::new().map_err(|error| Refusal::failure(format!("cannot watch for signals: {error}")))?;
+    let signals = Signals::new().map_err(|error| Refusal::failure(format!("cannot watch for signals: {error}")))?;
     let options = fuse::Options {
         allow_other: arguments.allow_other,
         subtype: arguments.subtype.clone(),
@@ -234,6 +204,7 @@ async fn serve(
         tracing::warn!(%error, "no guardian: if this mount is killed, its users may hang until it is unmounted by force");
     }
     if let Some(descriptor) = arguments.ready_descriptor {
+        daemon::move_log(arguments.logfile.is_some());
         match daemon::is_ready(descriptor) {
             Ok(()) => {}
             // Nobody waits for the word any more: that is no reason to take the mount away.
@@ -255,38 +226,37 @@ async fn serve(
             service.keep.clone(),
         ));
     }
-    if let Some(words) = command {
-        let status = command::run(&words).await;
-        leave(&mut mounted, service, limit).await;
-        let is_saved = finish(service).await;
-        return Ok(match (status, is_saved) {
-            (0, false) => ExitCode::from(super::FAILURE),
-            _ => ExitCode::from(status),
-        });
-    }
-    let code = tokio::select! {
-        ended = mounted.ended() => after(&mounted, ended).await,
-        name = signals.next() => {
-            tracing::info!(signal = name, "unmounting");
-            leave(&mut mounted, service, limit).await;
-            Ok(ExitCode::SUCCESS)
+    let mut ending = Ending {
+        supervisor: &service.supervisor,
+        keep: &service.keep,
+        recovering: &service.recovering,
+        signals,
+        was_asked: false,
+        has_logfile: arguments.logfile.is_some(),
+        limit,
+        given_up: None,
+    };
+    let code = match command {
+        Some(words) => {
+            let status = command::run(&words).await;
+            // Passed on to the command, and meant for both.
+            ending.was_asked = ending.signals.has_come();
+            ending.leave(&mut mounted).await;
+            Ok(ExitCode::from(status))
         }
+        None => tokio::select! {
+            ended = mounted.ended() => after(&mounted, ended).await,
+            name = ending.signals.next() => {
+                tracing::info!(signal = name, "unmounting");
+                ending.was_asked = true;
+                ending.leave(&mut mounted).await;
+                Ok(ExitCode::SUCCESS)
+            }
+        },
     };
     // However the session has ended.
-    match finish(service).await {
-        true => code,
-        false => code.map(|_| ExitCode::from(super::FAILURE)),
-    }
-}
-
-/// Saves what is left after the last user is gone. `false`: something could not be saved.
-async fn finish(service: &Service) -> bool {
-    let is_saved = writing::flush(&service.supervisor).await;
-    if is_saved {
-        writing::wait_for(&mut *service.recovering.lock().await).await;
-        writing::close(&service.supervisor).await;
-    }
-    is_saved
+    let is_saved = ending.finish().await;
+    code.map(|code| ending::status(code, is_saved))
 }
 
 /// Starts the process that watches over the mount. Before the daemon leaves the directory where it was started.
@@ -311,36 +281,11 @@ async fn after(mounted: &Mounted, ended: std::io::Result<()>) -> Result<ExitCode
     mounted.detach().await;
     match ended {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Refusal::failure(format!("the session with the kernel ended: {error}"))),
-    }
-}
-
-/// Unmounts. Who still has something open keeps the session alive for `limit`; then it ends with the process, and they see
-/// that the file system is gone.
-async fn leave(mounted: &mut Mounted, service: &Service, limit: Duration) {
-    // Before the mount is taken away, so that those who look see it still there until everything is saved.
-    writing::flush(&service.supervisor).await;
-    if !mounted.unmount().await {
-        say_users(mounted, limit).await;
-        tracing::warn!(mount = %mounted.path().display(), "still in use: detaching it");
-        mounted.detach().await;
-    }
-    if tokio::time::timeout(limit, mounted.ended()).await.is_err() {
-        tracing::warn!(mount = %mounted.path().display(), "still in use: ending it nevertheless");
-    }
-}
-
-/// Says in the log who keeps the mount busy.
-async fn say_users(mounted: &Mounted, limit: Duration) {
-    let Some(minor) = mounted.minor() else { return };
-    // Looking through /proc can wait for a process that waits for us.
-    let users = tokio::task::spawn_blocking(move || users::find(minor));
-    let Ok(Ok(users)) = tokio::time::timeout(limit, users).await else { return };
-    for user in users.iter().take(MOST_USERS) {
-        tracing::warn!(mount = %mounted.path().display(), "still in use by {user}");
-    }
-    if users.len() > MOST_USERS {
-        tracing::warn!(mount = %mounted.path().display(), "still in use by {} more", users.len() - MOST_USERS);
+        Err(error) => {
+            // Nobody sees what a daemon says when it ends.
+            tracing::error!(%error, "the session with the kernel ended");
+            Err(Refusal::failure(format!("the session with the kernel ended: {error}")))
+        }
     }
 }
 

@@ -189,10 +189,18 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
     tasks
 }
 
-/// Waits a moment for what is saved in the background: when everything is saved, its journals have to say so.
+/// Waits a moment for what is saved in the background: when everything is saved, its journals have to say so. What an earlier mount
+/// has left and cannot be saved is no failure of this one, but somebody has to know.
 pub(super) async fn wait_for(tasks: &mut Vec<JoinHandle<()>>) {
+    let mut left = 0;
     for task in tasks.drain(..) {
-        let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
+        left += u32::from(tokio::time::timeout(Duration::from_secs(1), task).await.is_err());
+    }
+    if left > 0 {
+        tracing::error!(
+            collections = left,
+            "what an earlier mount had not saved is not saved yet: it stays in its journal (see `arvados journal list`)"
+        );
     }
 }
 

@@ -1,0 +1,172 @@
+//! The end of a mount that writes: what is saved, what is said where, and that nobody has to wait for a cluster that is gone.
+
+mod mount_support;
+mod support;
+
+use mount_support::background::{Background, is_alive, send};
+use mount_support::files::save;
+use mount_support::writer::{Writer, is_mounted};
+use mount_support::{Client, control};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use support::{Cluster, LIMIT, run, until, wait};
+
+/// A mount with a file that is in its journal only.
+fn unsaved(cluster: &Cluster, client: &Client, options: &[&str]) -> (Writer, String) {
+    let made = client.collection(&format!("work {}", options.len()), None, client.manifest(&[("old", b"old")]));
+    let writer = Writer::start(cluster, &[&["--sync=exit", "--debug"], options].concat());
+    save(&writer.collection(&made.uuid).join("f"), b"not saved yet").unwrap();
+    (writer, made.uuid)
+}
+
+fn end(writer: &mut Writer) -> ExitStatus {
+    let mut process = writer.process.take().expect("it is mounted");
+    let ended = wait(&mut process, LIMIT);
+    if ended.is_none() {
+        writer.process = Some(process);
+        panic!("it does not end");
+    }
+    ended.unwrap()
+}
+
+#[test]
+fn second_signal_ends_the_wait_for_a_cluster_that_is_gone_and_the_next_mount_saves() {
+    let mut cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let to_file = format!("--logfile={}", file.path().display());
+    for (signal, options) in [(Signal::SIGTERM, vec![]), (Signal::SIGINT, vec![to_file.as_str()])] {
+        let (mut writer, uuid) = unsaved(&cluster, &client, &options);
+        let journal = fs::read_dir(writer.journal()).unwrap().next().unwrap().unwrap().path();
+        let log = |writer: &Writer| writer.log() + &fs::read_to_string(file.path()).unwrap();
+        cluster.kill();
+        send(writer.pid(), signal);
+        until("the first signal", || log(&writer).contains("unmounting"));
+        // A service manager that is configured so sends it along.
+        send(writer.pid(), Signal::SIGHUP);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert!(is_alive(writer.pid()), "it tries to save: {}", log(&writer));
+        send(writer.pid(), signal);
+        let status = end(&mut writer);
+        let log = log(&writer);
+        assert_eq!(status.code(), Some(1), "{log}");
+        let line = log.lines().find(|line| line.contains("not saved: the data stay in the journal")).expect(&log);
+        assert!(line.contains(&uuid) && line.contains(journal.to_str().unwrap()), "{line}");
+        assert!(line.contains("a second signal has ended the wait"), "{line}");
+        if !options.is_empty() {
+            let said = writer.log();
+            assert!(
+                said.contains("1 collection(s) are not saved") && said.contains(journal.to_str().unwrap()),
+                "{said}"
+            );
+        }
+        assert!(!is_mounted(&writer.path()));
+        cluster.restart();
+        writer.start_again();
+        let saved = || client.files(&uuid).get("f").is_some_and(|data| data == b"not saved yet");
+        until("the save of what was left", saved);
+        writer.unmount_well();
+    }
+}
+
+/// Who unmounts first and then sends SIGTERM to all, as service managers do, asks for one end and not for a hasty one.
+#[test]
+fn first_signal_after_an_unmount_leaves_time_to_save_and_the_second_does_not() {
+    let cluster = Cluster::start_with(&["--faults"]);
+    let client = Client::new(&cluster);
+    let (mut writer, _) = unsaved(&cluster, &client, &[]);
+    control(&cluster, "faults", json!({"api": [{"method": ["PUT"], "path": "/collections/", "delay": 600}]}));
+    until("the unmount", || run(Command::new("fusermount3").arg("-u").arg(writer.path()), LIMIT).status.success());
+    until("the end of the session", || !is_mounted(&writer.path()));
+    send(writer.pid(), Signal::SIGTERM);
+    until("the answer", || writer.log().contains("a second signal ends that at once"));
+    assert!(is_alive(writer.pid()), "it goes on");
+    send(writer.pid(), Signal::SIGTERM);
+    let status = end(&mut writer);
+    assert_eq!(status.code(), Some(1), "{}", writer.log());
+    assert!(writer.log().contains("not saved: the data stay in the journal"), "{}", writer.log());
+}
+
+/// Only where there is no syslog service: what it gets is not for a test to read.
+#[test]
+fn mount_in_the_background_says_where_it_logs_and_what_it_could_not_save_is_there() {
+    if Path::new("/dev/log").exists() {
+        return;
+    }
+    let mut cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let made = client.collection("work", None, client.manifest(&[("old", b"old")]));
+    let mount = Background::new(&cluster);
+    let output = mount.start(&["--read-write", "--sync=exit", "--debug", "--mount-by-id=by_id"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let file = mount.directory.path().join("state/arvados/mount.log");
+    assert!(said.contains(&format!("this mount logs to {}", file.display())), "{said}");
+    let log = || fs::read_to_string(&file).unwrap();
+    save(&mount.path().join("by_id").join(&made.uuid).join("f"), b"not saved").unwrap();
+    cluster.kill();
+    let process = mount.process().expect("the mount");
+    send(process, Signal::SIGTERM);
+    until("the first signal", || log().contains("unmounting"));
+    send(process, Signal::SIGTERM);
+    until("the end", || !is_alive(process));
+    for text in ["not saved: the data stay in the journal", "the mount ends, and not everything is saved status=1"] {
+        assert!(
+            log().lines().any(|line| line.contains(&format!("[{process}] ERROR: ")) && line.contains(text)),
+            "{}",
+            log()
+        );
+    }
+}
+
+#[test]
+fn what_a_process_that_the_command_leaves_behind_has_written_is_saved() {
+    let cluster = Cluster::start();
+    let client = Client::new(&cluster);
+    let made = client.collection("work", None, client.manifest(&[("old", b"old")]));
+    let directory = tempfile::tempdir().unwrap();
+    let mount = directory.path().join("mnt");
+    fs::create_dir(&mount).unwrap();
+    // It ends by itself soon after the mount, whatever becomes of this test.
+    let script = r#"(exec 3>"$0/by_id/$1/f"; printf 'left open' >&3; touch "$2"; while test -e "$2"; do sleep 0.1; done)                     >/dev/null 2>&1 & while ! test -e "$2"; do sleep 0.1; done"#;
+    let marker = directory.path().join("written");
+    let mut command = support::arvados();
+    command.args(["mount", "--read-write", "--mount-by-id=by_id"]).arg(&mount).args(["--exec", "sh", "-c", script]);
+    command.arg(&mount).arg(&made.uuid).arg(&marker).envs(cluster.environment(None));
+    command.env("XDG_STATE_HOME", directory.path().join("state"));
+    let output = run(&mut command, LIMIT);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("still in use by"), "{said}");
+    assert!(!is_mounted(&mount));
+    assert_eq!(client.files(&made.uuid).get("f").map(Vec::as_slice), Some(&b"left open"[..]), "{said}");
+}
+
+#[test]
+fn saving_at_the_end_shows_on_a_terminal() {
+    let cluster = Cluster::start_with(&["--faults"]);
+    let client = Client::new(&cluster);
+    let made = client.collection("work", None, client.manifest(&[("old", b"old")]));
+    let directory = tempfile::tempdir().unwrap();
+    let mount = directory.path().join("mnt");
+    fs::create_dir(&mount).unwrap();
+    // Long enough for the bar to be drawn.
+    control(&cluster, "faults", json!({"api": [{"method": ["PUT"], "path": "/collections/", "delay": 2, "times": 1}]}));
+    let line = format!(
+        "{} mount --read-write --sync=exit --mount-by-id=by_id {mount} --exec sh -c 'echo x > {mount}/by_id/{}/f'",
+        env!("CARGO_BIN_EXE_arvados"),
+        made.uuid,
+        mount = mount.display(),
+    );
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).envs(cluster.environment(None));
+    command.env("XDG_STATE_HOME", directory.path().join("state")).env("TERM", "xterm");
+    let output = run(&mut command, LIMIT);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert!(shown.contains("saving 0 of 1 collections"), "{shown}");
+    assert!(shown.contains("leaves it to the next mount"), "{shown}");
+    assert!(client.files(&made.uuid).contains_key("f"));
+}
