@@ -61,6 +61,11 @@ mod tests;
 /// Names in a journal's folder.
 const LOCK: &str = "lock";
 const DATA: &str = "data";
+const RESERVE: &str = "reserve";
+
+/// Room that a journal holds for the next mount, in bytes: what that needs to have a journal of its own, so that it can save what is in
+/// this one, should the disk be full then. A journal without anything in it is 20 KiB.
+const RESERVED: i64 = 1 << 20;
 
 /// Names in an account's folder of journals that are being made or taken away. They are nobody's journals.
 const BEING_MADE: &str = ".new-";
@@ -91,6 +96,13 @@ impl Journal {
         // Before anything is made: making it could already wait for the mount.
         place::refuse_below(account_folder, &info.mount_point)?;
         place::make(account_folder)?;
+        match Journal::make(account_folder, info, limit) {
+            Err(Error::NoRoom { .. }) if release_reserves(account_folder) => Journal::make(account_folder, info, limit),
+            made => made,
+        }
+    }
+
+    fn make(account_folder: &Path, info: &Info, limit: u64) -> Result<Journal, Error> {
         let id = hex::encode(rand::random::<[u8; 6]>());
         let making = account_folder.join(format!("{BEING_MADE}{id}"));
         let folder = account_folder.join(id);
@@ -107,6 +119,7 @@ impl Journal {
         let info_file = making.join(info::FILE);
         place::write(&info_file, &info.to_json()?).map_err(Error::at("write", &info_file))?;
         drop(log::Log::create(making, limit)?);
+        reserve(&making.join(RESERVE));
         place::sync(making).map_err(Error::at("bring to the disk", making))?;
         // With its name, all at once: who sees the folder sees it locked and complete.
         std::fs::rename(making, folder).map_err(Error::at("name", folder))?;
@@ -321,6 +334,22 @@ pub fn folders(account_folder: &Path) -> Result<Vec<PathBuf>, Error> {
     }
     folders.sort();
     Ok(folders)
+}
+
+/// Takes room that nobody uses. Where there is none the journal does without.
+fn reserve(path: &Path) {
+    let taken = place::open(path, OpenOptions::new().write(true).create_new(true))
+        .and_then(|file| nix::fcntl::posix_fallocate(&file, 0, RESERVED).map_err(io::Error::from));
+    if let Err(error) = taken {
+        tracing::debug!(path = %path.display(), %error, "the journal has no room in reserve");
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Gives the room back that dead mounts' journals hold for this case. Whether there was any.
+fn release_reserves(account_folder: &Path) -> bool {
+    let dead = folders(account_folder).unwrap_or_default().into_iter().filter(|folder| !is_running(folder));
+    dead.filter(|folder| std::fs::remove_file(folder.join(RESERVE)).is_ok()).count() > 0
 }
 
 /// Does a mount hold this journal? Asks for a moment only, and in a way that another who asks is not misled.

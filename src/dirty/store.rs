@@ -7,6 +7,7 @@ use super::file::DirtyFile;
 use super::lease::Allowance;
 use super::own_ends::{OwnEnd, OwnEnds};
 use super::scratch::{Backing, Scratch};
+use super::tail::Tail;
 use crate::cache::Budget;
 use crate::keep::manifest::Piece;
 use crate::keep::{Locator, MAX_BLOCK_SIZE};
@@ -135,6 +136,19 @@ impl DirtyStore {
             Some(other) => self.scratch.adopt_from(other, number),
             None => self.scratch.adopt(number),
         };
+        // Most small files have nothing else. They need no disk, which may be full, as long as there is memory for them.
+        if let [content::Extent { length, source: content::Source::Inline(bytes) }] = &content.extents[..]
+            && bytes.len() as u64 == *length
+            && *length == content.size
+            && *length > 0
+            && content.backing.is_none()
+            && let Some(tail) = self.tail_of(bytes)
+        {
+            extents.replace(0, *length, Source::Memory);
+            let file = self.make((extents, None), None, request);
+            file.state().tail = Some(tail);
+            return Ok(file);
+        }
         let mut backing = content.backing.map(adopt).transpose()?;
         let there = backing.as_ref().map_or(Ok(0), |backing| backing.length())?;
         for extent in &content.extents {
@@ -174,6 +188,17 @@ impl DirtyStore {
             return Err(Error::content("the extents are shorter than the file"));
         }
         Ok(self.make((extents, None), backing, request))
+    }
+
+    /// The bytes in memory, if there is some for them and they are less than a block.
+    fn tail_of(&self, bytes: &Bytes) -> Option<Tail> {
+        let block_size = usize::try_from(self.block_size).unwrap_or(usize::MAX);
+        let mut tail = Tail::new(0, block_size, &self.allowance).filter(|_| bytes.len() < block_size)?;
+        if !tail.make_room(bytes.len(), block_size, &self.allowance) {
+            return None;
+        }
+        tail.bytes.extend_from_slice(bytes);
+        Some(tail)
     }
 
     pub(super) fn retire(&self, backing: Arc<Backing>) {

@@ -4,6 +4,7 @@ use crate::fixture::{Fixture, names};
 use crate::mount_support::files::{append, close, errno, open, save, truncate};
 use crate::mount_support::writer::is_ours;
 use crate::support::until;
+use nix::mount::{MntFlags, MsFlags, umount2};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,30 @@ fn backing_files(journal: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// A file system of its own in memory, of this size; taken away at the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path, size: &str) -> SmallDisk {
+        fs::create_dir_all(path).unwrap();
+        let size = format!("size={size},mode=700");
+        nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).unwrap();
+        SmallDisk(path.to_owned())
+    }
+
+    /// Leaves no room on it.
+    fn fill(&self) {
+        let mut filler = File::create(self.0.join("filler")).unwrap();
+        while filler.write_all(&[0; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
 }
 
 fn descriptors(pid: u32) -> usize {
@@ -206,4 +231,42 @@ fn size_that_was_set_by_name_outlives_a_kill_while_another_has_the_file_open() {
     fixture.writer.clear();
     fixture.writer.start_again();
     assert_eq!(fs::read(path.join("a")).unwrap(), b"fi");
+}
+
+/// What is in the journal is saved also when nothing has room beside it.
+#[test]
+fn mount_whose_journal_has_a_full_disk_starts_and_makes_room() {
+    if !is_ours() || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=close", "--retries=0"]);
+    let path = fixture.path();
+    fixture.writer.unmount_well();
+    let disk = SmallDisk::mount(&fixture.writer.journal(), "8M");
+    fixture.writer.start_again();
+    assert_eq!(names(&path), ["a", "d"]);
+    fixture.refuse_saves(503);
+    let mut kept = Vec::new();
+    for number in 0..1000u32 {
+        let name = format!("file{number}");
+        // What is in the journal is told as an error of the server, what is not as one of the disk.
+        let error =
+            errno(save(&path.join(&name), &number.to_le_bytes().repeat(if number % 2 == 0 { 2_000 } else { 40_000 })));
+        assert_ne!(error, 0);
+        if error == libc::ENOSPC {
+            break;
+        }
+        kept.push((name, number));
+    }
+    assert!(kept.len() > 10 && kept.len() < 999, "{}", kept.len());
+    fixture.writer.kill();
+    fixture.writer.clear();
+    disk.fill();
+    fixture.refuse_saves(0);
+    fixture.writer.start_again();
+    let content = |number: u32| number.to_le_bytes().repeat(if number % 2 == 0 { 2_000 } else { 40_000 });
+    until("all to be saved", || kept.iter().all(|(name, number)| fixture.server_has(name, &content(*number))));
+    fixture.writer.unmount_well();
+    drop(fixture.writer);
+    drop(disk);
 }

@@ -194,7 +194,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", default_value = "utf-8", value_parser = encoding, help_heading = FRESHNESS)]
     pub encoding: String,
 
-    /// Memory for file data, in bytes; K, M and G are understood
+    /// Memory of the mount, in bytes, but for the names in large collections; K, M and G are understood
     #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = CACHES)]
     pub memory_limit: Option<u64>,
 
@@ -210,7 +210,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", help_heading = CACHES)]
     pub disk_cache_dir: Option<PathBuf>,
 
-    /// Size of the block cache, at least 64 MiB; 0: chosen for you. With --ram-cache it means --memory-limit
+    /// Size of the block cache, at least 64 MiB; 0: chosen for you. With --ram-cache it is the memory for file data
     #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = bytes, help_heading = CACHES)]
     pub file_cache: u64,
 
