@@ -49,7 +49,8 @@ fn packed(directories: usize, files: usize) -> String {
     for directory in 0..directories {
         text += &format!("./d{directory}");
         for block in 0..files.div_ceil(FILES_PER_BLOCK) {
-            text += &format!(" {}+{}", hex::encode(Md5::digest(format!("{directory} {block}"))), FILES_PER_BLOCK * 3 << 20);
+            text +=
+                &format!(" {}+{}", hex::encode(Md5::digest(format!("{directory} {block}"))), FILES_PER_BLOCK * 3 << 20);
         }
         for file in 0..files {
             text += &format!(" {}:{}:sample-{file:06}.fastq.gz", (file * 3) << 20, 3 << 20);
