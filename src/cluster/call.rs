@@ -302,6 +302,7 @@ impl<'a> Call<'a> {
         self.sql
             .prepare_cached("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)")?
             .execute(params![key, text, file_names])?;
+        self.store.grown(text.len());
         self.store.manifests.put(key, Arc::clone(text));
         Ok(())
     }
