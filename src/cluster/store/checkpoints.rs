@@ -95,7 +95,7 @@ mod tests {
         let text = "x".repeat(super::BYTES as usize);
         let insert = |hash: &str| {
             let work = |sql: &rusqlite::Connection, _: &_| {
-                sql.execute("INSERT INTO manifests VALUES (?, ?, '')", [hash, &text])?;
+                sql.execute("INSERT INTO manifests VALUES (?, ?)", [hash, &text])?;
                 store.grown(text.len());
                 Ok::<_, rusqlite::Error>(())
             };

@@ -29,8 +29,6 @@ pub struct Content {
     pub file_count: i64,
     /// Sum of their sizes, bytes.
     pub file_size_total: i64,
-    /// Names of files and streams, one on a line.
-    pub file_names: String,
 }
 
 impl Content {
@@ -96,7 +94,6 @@ impl Content {
             hash: hash.to_string(),
             file_count: i64::try_from(summary.file_count).unwrap_or(i64::MAX),
             file_size_total: i64::try_from(summary.file_size_total).unwrap_or(i64::MAX),
-            file_names: file_names(text),
             text: text.into(),
         }
     }
@@ -155,8 +152,8 @@ pub fn signer(configuration: &Configuration) -> Signer {
     Signer::new(configuration.blob_signing_key.expose().as_bytes(), configuration.blob_signing_ttl)
 }
 
-/// Names of files, then of streams, as the `file_names` filter and full-text search see them.
-fn file_names(text: &str) -> String {
+/// Names of files, then of streams, one on a line, as the `file_names` filter and substring search see them.
+pub fn file_names(text: &str) -> String {
     let (mut names, mut streams, mut last) = (String::new(), String::new(), None);
     for line in manifest::lines(text).map_while(Result::ok) {
         for token in line.files().map_while(Result::ok).filter(|token| !token.marks_directory()) {
@@ -219,7 +216,7 @@ mod tests {
         let content = Content::check(&signed, &session, &configuration, now).unwrap();
         assert_eq!(&*content.text, plain);
         assert_eq!((content.file_count, content.file_size_total), (2, 3));
-        assert_eq!(content.file_names, "foo\nempty\nsub\n");
+        assert_eq!(file_names(&content.text), "foo\nempty\nsub\n");
         let later = now.plus(configuration.blob_signing_ttl).plus(Duration::from_secs(1));
         let other =
             Session { token: super::super::super::super::configuration::Secret::new("other"), ..session.clone() };
