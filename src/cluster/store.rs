@@ -27,6 +27,7 @@ use quick_cache::sync::Cache;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::cluster::permission::{Graph, Visibility};
+use crate::cluster::record::collection::recent::Edits;
 use checkpoints::Checkpoints;
 
 /// Why the database could not be opened.
@@ -87,6 +88,8 @@ pub struct Store {
     locks: DashMap<String, Arc<Mutex<()>>>,
     /// Manifests by the MD5 of their text: what is read again and again by a mount is not read from disk each time.
     pub manifests: Manifests,
+    /// What the last edits of collections have left for the next ones.
+    pub recent: Edits,
     checkpoints: Checkpoints,
     /// The permission graph of the last committed state.
     pub graph: ArcSwapOption<Graph>,
@@ -132,6 +135,7 @@ impl Store {
             readers: Mutex::new(Vec::new()),
             locks: DashMap::new(),
             manifests: Manifests(Cache::with_weighter(64, Manifests::BYTES, ByLength)),
+            recent: Edits::default(),
             checkpoints,
             graph: ArcSwapOption::empty(),
         })

@@ -1,7 +1,8 @@
 //! A manifest that has been looked at: checked, unsigned, hashed, counted.
 //!
 //! For a collection of 100,000 files that takes a good part of a second, so it is done before the writer's transaction
-//! begins (`save.rs`), once for each new content.
+//! begins (`save.rs`), once for each new content. What an edit makes of a content that was edited before needs none of it,
+//! see `recent`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use crate::cluster::authentication::Session;
 use crate::cluster::call::Call;
 use crate::cluster::clock::Timestamp;
 use crate::cluster::configuration::Configuration;
+use crate::cluster::record::collection::recent::Recent;
 use crate::keep::manifest;
 use crate::keep::signature::{Signer, strip_signatures};
 use crate::keep::{BlockHash, PortableDataHash};
 
 /// What a collection holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Content {
     /// The manifest as it is stored: without signatures, otherwise as it was sent.
     pub text: Arc<str>,
@@ -29,6 +31,8 @@ pub struct Content {
     pub file_count: i64,
     /// Sum of their sizes, bytes.
     pub file_size_total: i64,
+    /// What makes the next edit cheap, if this one was an edit.
+    pub recent: Option<Arc<Recent>>,
 }
 
 impl Content {
@@ -43,40 +47,9 @@ impl Content {
         configuration: &Configuration,
         now: Timestamp,
     ) -> Result<Self, Failure> {
-        Self::check_with(text, session, configuration, || check_signatures(text, session, configuration, now))
-    }
-
-    /// As [`Content::check`], for a text in which every block without a signature stands in the collection already.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn check_edited(
-        text: &str,
-        session: &Session,
-        configuration: &Configuration,
-        now: Timestamp,
-    ) -> Result<Self, Failure> {
-        Self::check_with(text, session, configuration, || {
-            let (signer, now) = (signer(configuration), u64::try_from(now.seconds()).unwrap_or_default());
-            let mut is_good = true;
-            manifest::hinted_locators(text, |locator| {
-                let is_signed = locator.hints().any(|hint| hint.starts_with('A'));
-                is_good &= !is_signed || signer.verify(locator.as_str(), session.token.expose(), now).is_ok();
-            });
-            if is_good { Ok(()) } else { Err(Failure::denied()) }
-        })
-    }
-
-    /// `signatures` is asked where the cluster signs and the caller is not above that.
-    fn check_with(
-        text: &str,
-        session: &Session,
-        configuration: &Configuration,
-        signatures: impl FnOnce() -> Result<(), Failure>,
-    ) -> Result<Self, Failure> {
         manifest::validate(text).map_err(|error| Failure::unprocessable(format!("Manifest text {error}")))?;
         if configuration.blob_signing && !session.is_admin {
-            signatures()?;
+            check_signatures(text, session, configuration, now)?;
         }
         Ok(Self::of_unsigned(strip_signatures(text).as_ref()))
     }
@@ -95,6 +68,7 @@ impl Content {
             file_count: i64::try_from(summary.file_count).unwrap_or(i64::MAX),
             file_size_total: i64::try_from(summary.file_size_total).unwrap_or(i64::MAX),
             text: text.into(),
+            recent: None,
         }
     }
 
@@ -120,12 +94,6 @@ pub(super) fn is_signed_throughout(text: &str) -> bool {
     tokens.all(|token| token.contains("+A") || token.starts_with(&manifest::EMPTY_BLOCK[..32]))
 }
 
-/// Whether there is a block that nobody is given a signature for: one whose name is not in lower case.
-pub(super) fn has_unsignable(text: &str) -> bool {
-    let mut tokens = text.split([' ', '\n']).filter(|token| is_locator(token));
-    tokens.any(|token| token[..32].bytes().any(|byte| byte.is_ascii_uppercase()))
-}
-
 fn check_signatures(
     text: &str,
     session: &Session,
@@ -145,6 +113,21 @@ fn check_signatures(
         }
     }
     Ok(())
+}
+
+/// Checks locators that carry a signature.
+///
+/// # Errors
+/// 403 without a reason, as [`Content::check`].
+pub fn check_each(
+    signed: &[Arc<str>],
+    session: &Session,
+    configuration: &Configuration,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let (signer, now) = (signer(configuration), u64::try_from(now.seconds()).unwrap_or_default());
+    let is_good = |locator: &Arc<str>| signer.verify(locator, session.token.expose(), now).is_ok();
+    if signed.iter().all(is_good) { Ok(()) } else { Err(Failure::denied()) }
 }
 
 /// The signer of a configuration.
