@@ -26,8 +26,10 @@ use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 50;
 const TOKEN: &str = "benchmarktoken";
-/// Files that share a block, where files have data: a block of 64 MiB full of files of 3 MiB.
-const FILES_PER_BLOCK: usize = 21;
+/// Bytes of a file, where files have data.
+const FILE: usize = 3 << 20;
+/// Files that share a block: what goes into 64 MiB.
+const FILES_PER_BLOCK: usize = (64 << 20) / FILE;
 
 fn main() {
     let word = std::env::args().skip(1).find(|word| !word.starts_with('-')).unwrap_or_default();
@@ -43,17 +45,17 @@ fn main() {
     }
 }
 
-/// Files of 3 MiB, packed into blocks.
+/// Files with data, packed into blocks.
 fn packed(directories: usize, files: usize) -> String {
     let mut text = String::new();
     for directory in 0..directories {
         text += &format!("./d{directory}");
         for block in 0..files.div_ceil(FILES_PER_BLOCK) {
             text +=
-                &format!(" {}+{}", hex::encode(Md5::digest(format!("{directory} {block}"))), FILES_PER_BLOCK * 3 << 20);
+                &format!(" {}+{}", hex::encode(Md5::digest(format!("{directory} {block}"))), FILES_PER_BLOCK * FILE);
         }
         for file in 0..files {
-            text += &format!(" {}:{}:sample-{file:06}.fastq.gz", (file * 3) << 20, 3 << 20);
+            text += &format!(" {}:{}:sample-{file:06}.fastq.gz", file * FILE, FILE);
         }
         text.push('\n');
     }
