@@ -284,24 +284,14 @@ impl<'a> Call<'a> {
         Ok(text)
     }
 
-    /// The names in a manifest, as the `file_names` filter searches them.
-    ///
-    /// # Errors
-    /// Those of SQLite.
-    pub fn file_names(&self, hash: &str) -> Result<String, Failure> {
-        let mut statement = self.sql.prepare_cached("SELECT file_names FROM manifests WHERE hash = ?")?;
-        Ok(statement.query_row([hash], |row| row.get(0)).optional()?.unwrap_or_default())
-    }
-
     /// Stores a manifest. One that is there already is not written again.
     ///
     /// # Errors
     /// Those of SQLite.
     pub fn put_manifest(&self, content: &Content) -> Result<(), Failure> {
-        let Content { key, text, file_names, .. } = content;
-        self.sql
-            .prepare_cached("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?)")?
-            .execute(params![key, text, file_names])?;
+        let Content { key, text, .. } = content;
+        self.sql.prepare_cached("INSERT OR IGNORE INTO manifests VALUES (?, ?)")?.execute(params![key, text])?;
+        self.store.grown(text.len());
         self.store.manifests.put(key, Arc::clone(text));
         Ok(())
     }

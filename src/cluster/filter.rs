@@ -206,7 +206,7 @@ pub fn invalid_operand(operand: &Value, operator: &str) -> Failure {
 fn expression_of(model: &Model, attribute: &Attribute) -> String {
     match attribute.usage {
         super::record::attribute::Use::Hidden => {
-            format!("(SELECT {} FROM manifests WHERE hash = {}.manifest)", attribute.name, model.table)
+            format!("(SELECT {}(text) FROM manifests WHERE hash = {}.manifest)", attribute.name, model.table)
         }
         _ => format!("{}.{}", model.table, attribute.name),
     }

@@ -13,23 +13,29 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `pieces` | what files are made of, and where it comes from |
 //! | `directory` | trees of files made of pieces, and writing them |
+//! | `kept` | a text that is edited again and again: the same, without reading and writing it all each time |
 //! | `reader` | the Go reader: from text to tree, with its refusals |
 //! | `error` | every refusal, with its status and wording |
 //! | `segments` | `replace_segments` |
 
 mod directory;
 mod error;
+mod kept;
+mod pieces;
 mod reader;
 mod segments;
 #[cfg(test)]
 mod tests;
 
 pub use error::{Error, Refusal};
+pub use kept::{Edited, Kept};
 pub use segments::{SegmentSpec, SegmentSpecError, replace_segments};
 
 use super::{PortableDataHash, signature};
-use directory::{Directory, Node, Origin};
+use directory::{Directory, Node};
+use pieces::Origin;
 use std::collections::BTreeMap;
 
 /// The text after `replace_files`.
@@ -69,21 +75,38 @@ pub fn replace_files<E>(
     current: Option<&str>,
     edits: &BTreeMap<String, String>,
     manifest_text: &str,
-    mut resolve: impl FnMut(PortableDataHash) -> Result<String, E>,
+    resolve: impl FnMut(PortableDataHash) -> Result<String, E>,
 ) -> Result<Replaced, Error<E>> {
     if edits.is_empty() {
         let text = if manifest_text.is_empty() { current.unwrap_or("") } else { manifest_text };
         return Ok(Replaced { manifest_text: text.to_owned(), ambiguous: false });
     }
-    if !manifest_text.is_empty() && !edits.values().any(|source| source.starts_with("manifest_text/")) {
-        return Err(Refusal::UnusedManifestText.into());
-    }
+    check_use(edits, manifest_text)?;
     let mut tree = match current {
         Some(text) if !edits.contains_key("/") => {
             reader::read(text, Origin::Current).map_err(|error| Refusal::MalformedCurrent { error })?
         }
         _ => Directory::default(),
     };
+    apply(&mut tree, edits, manifest_text, resolve)?;
+    Ok(Replaced { ambiguous: tree.is_ambiguous(), manifest_text: tree.to_manifest() })
+}
+
+/// A text that is sent along must be used.
+fn check_use(edits: &BTreeMap<String, String>, manifest_text: &str) -> Result<(), Refusal> {
+    if !manifest_text.is_empty() && !edits.values().any(|source| source.starts_with("manifest_text/")) {
+        return Err(Refusal::UnusedManifestText);
+    }
+    Ok(())
+}
+
+/// Edits the tree of the current content.
+fn apply<E>(
+    tree: &mut Directory,
+    edits: &BTreeMap<String, String>,
+    manifest_text: &str,
+    mut resolve: impl FnMut(PortableDataHash) -> Result<String, E>,
+) -> Result<(), Error<E>> {
     let mut order: Vec<(&str, &str)> =
         edits.iter().map(|(target, source)| (target.as_str(), source.as_str())).collect();
     order.sort_by_key(|(_, source)| source.split('/').next());
@@ -94,7 +117,7 @@ pub fn replace_files<E>(
     let mut snapshots = BTreeMap::new();
     for source in edits.values() {
         if let Some(path) = source.strip_prefix("current/") {
-            snapshots.insert(source.as_str(), take_current(&tree, source, path)?);
+            snapshots.insert(source.as_str(), take_current(tree, source, path)?);
         }
     }
     let mut loaded: BTreeMap<&str, Directory> = BTreeMap::new();
@@ -117,7 +140,7 @@ pub fn replace_files<E>(
             tree.put(target, snapshot)?;
         }
     }
-    Ok(Replaced { ambiguous: tree.is_ambiguous(), manifest_text: tree.to_manifest() })
+    Ok(())
 }
 
 fn check_target(target: &str, edits: &BTreeMap<String, String>) -> Result<(), Refusal> {

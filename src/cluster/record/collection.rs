@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`content`] | a manifest that has been checked: text, portable data hash, counts |
 //! | [`edit`] | `replace_files` and `replace_segments` |
+//! | [`recent`] | what makes the next edit of a collection cheap |
 //! | [`save`] | create and update: what may change, in which order things are refused |
 //! | [`version`] | old versions |
 //!
@@ -11,6 +12,7 @@
 
 pub mod content;
 pub mod edit;
+pub mod recent;
 pub mod save;
 pub mod version;
 

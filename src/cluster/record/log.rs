@@ -12,6 +12,7 @@ use crate::cluster::answer::Failure;
 use crate::cluster::call::Call;
 use crate::cluster::clock::Timestamp;
 use crate::cluster::record::attribute::{Kind, Use, plain};
+use crate::cluster::record::collection::content;
 use crate::cluster::record::{Layer, Model, Record};
 
 /// Logs.
@@ -163,7 +164,8 @@ impl Call<'_> {
     pub fn complete_log(&self, log: &mut Record) -> Result<(), Failure> {
         for (side, column) in [("old_attributes", "old_manifest"), ("new_attributes", "new_manifest")] {
             let Some(hash) = log.optional_text(column) else { continue };
-            let (text, names) = (self.manifest_text(hash)?, self.file_names(hash)?);
+            let text = self.manifest_text(hash)?;
+            let names = content::file_names(&text);
             if let Some(Value::Object(attributes)) = log.values.get_mut("properties").and_then(|all| all.get_mut(side))
             {
                 attributes.insert("manifest_text".to_owned(), text.as_ref().into());

@@ -7,12 +7,14 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error};
 use serde_json::Value;
 
+use crate::cluster::record::collection::content::file_names;
 use crate::cluster::store::Eyes;
 
 /// Registers:
 /// * `readable(uuid, owner_uuid)`: the caller may read it,
 /// * `level(uuid, owner_uuid)`: 0 nothing, 1 read, 2 write, 3 manage,
 /// * `in_trash(uuid)`: it is a group in the trash, or below one,
+/// * `file_names(text)`: the names in a manifest,
 /// * `matches(text, pattern, fold)`: SQL's `LIKE` as PostgreSQL has it, `fold` for `ILIKE`,
 /// * `json_holds(json, other)`: `json @> other`,
 /// * `json_order(json, other)`: -1, 0 or 1 as the two sort, null if they are no comparable scalars,
@@ -38,6 +40,7 @@ pub fn register(sql: &Connection, eyes: &Eyes) -> Result<(), Error> {
     sql.create_scalar_function("in_trash", 1, FunctionFlags::SQLITE_UTF8, move |context| {
         Ok(eye.load().as_ref().is_some_and(|who| who.graph.is_trashed(text(context, 0).unwrap_or(""))))
     })?;
+    sql.create_scalar_function("file_names", 1, pure, |context| Ok(text(context, 0).map(file_names)))?;
     sql.create_scalar_function("matches", 3, pure, |context| {
         let (Some(value), Some(pattern)) = (text(context, 0), text(context, 1)) else { return Ok(None) };
         Ok(Some(like(value, pattern, context.get(2)?)))

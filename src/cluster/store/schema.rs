@@ -19,7 +19,7 @@ pub fn migrate(sql: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
     let transaction = sql.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
     let found: i64 = transaction.query_row("PRAGMA user_version", (), |row| row.get(0)).map_err(sqlite)?;
-    let migrations = [first()];
+    let migrations = [first(), SECOND.to_owned()];
     let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
     if found > known {
         return Err(OpenError::Newer { path: path.to_owned(), found, known });
@@ -64,6 +64,16 @@ fn first() -> String {
     text
 }
 
+/// Schema 2: manifests without the names in them, in a table of rows and an index.
+///
+/// The names follow from the text, are worked out when somebody searches for one, and were a quarter of what a save writes.
+/// And in a table that is its own index SQLite reads every row it compares a key with, whole: each look for a hash read the
+/// texts of several large collections.
+const SECOND: &str = "CREATE TABLE rows_of_manifests (hash TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL);
+    INSERT INTO rows_of_manifests SELECT hash, text FROM manifests;
+    DROP TABLE manifests;
+    ALTER TABLE rows_of_manifests RENAME TO manifests;";
+
 fn table(model: &Model) -> String {
     let name = model.table;
     let mut text = format!("CREATE TABLE {name} (id INTEGER PRIMARY KEY AUTOINCREMENT");
@@ -78,4 +88,22 @@ fn table(model: &Model) -> String {
     _ = writeln!(text, "CREATE INDEX {name}_by_owner ON {name} (owner_uuid, uuid);");
     _ = writeln!(text, "CREATE INDEX {name}_by_modification ON {name} (modified_at, uuid);");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_file_becomes_a_current_one_with_what_it_holds() {
+        let mut sql = Connection::open_in_memory().unwrap();
+        sql.execute_batch(&first()).unwrap();
+        sql.pragma_update(None, "user_version", 1).unwrap();
+        sql.execute("INSERT INTO manifests VALUES ('hash', 'text', 'names')", ()).unwrap();
+        migrate(&mut sql, Path::new("memory")).unwrap();
+        let found: (String, String) =
+            sql.query_row("SELECT * FROM manifests", (), |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!(found, ("hash".to_owned(), "text".to_owned()));
+        migrate(&mut sql, Path::new("memory")).unwrap();
+    }
 }

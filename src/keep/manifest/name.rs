@@ -76,9 +76,16 @@ pub fn unescape(text: &str) -> Cow<'_, [u8]> {
 /// Bytes that are not UTF-8 are escaped too: a manifest has to be UTF-8 (`protocol.md` 4.2), and the Go reader turns them
 /// back. No upstream writer meets them.
 pub fn push_escaped(out: &mut String, name: &[u8]) {
+    // Nearly all names stand for themselves, and a manifest has a million of them.
+    let escaped = |byte: &u8| *byte <= b' ' || *byte == b'\\' || *byte == b':';
+    if let Ok(text) = std::str::from_utf8(name)
+        && !name.iter().any(escaped)
+    {
+        return out.push_str(text);
+    }
     for chunk in name.utf8_chunks() {
         let mut raw = chunk.valid();
-        while let Some(position) = raw.bytes().position(|byte| byte <= b' ' || byte == b'\\' || byte == b':') {
+        while let Some(position) = raw.as_bytes().iter().position(escaped) {
             out.push_str(&raw[..position]);
             push_octal(out, raw.as_bytes()[position]);
             raw = &raw[position + 1..];

@@ -1,8 +1,12 @@
 //! Trees of files made of pieces of blocks, as the controller keeps them while it edits.
 //!
-//! Directories and files are shared by reference until one is changed, so that a snapshot of a part costs nothing.
+//! Directories are shared by reference until one is changed, so that a snapshot of a part costs nothing. What follows from a
+//! directory alone (its [`Line`]) and from all below it (its [`Totals`]) may be noted in it, see `kept`; whoever changes a
+//! directory takes back what this makes wrong, on the way down to it: that is all there is to keep true here, and why
+//! nobody else gets at the entries.
 
 use super::error::Refusal;
+use super::pieces::{FilePiece, Named, Pieces};
 use crate::keep::manifest::{Form, Piece, RESERVED_NAME, Writer};
 use crate::keep::signature::strip_signature;
 use std::collections::BTreeMap;
@@ -17,42 +21,94 @@ pub(super) const MAX_DEPTH: usize = 2048;
 pub(super) const NOT_FOUND: &str = "file does not exist";
 const NOT_A_DIRECTORY: &str = "not a directory";
 
-/// Where a piece came from, which decides who signed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    Current,
-    ManifestText,
-    /// The nth portable data hash of the request.
-    Source(u32),
-}
-
-/// A run of bytes of a block.
-#[derive(Debug, Clone)]
-pub(super) struct FilePiece {
-    pub(super) locator: Arc<str>,
-    pub(super) origin: Origin,
-    pub(super) block_size: u64,
-    pub(super) offset: u64,
-    pub(super) length: u64,
-}
-
 /// What the controller says about that name.
 const INVALID_OPERATION: &str = "invalid operation";
 
 /// An entry of a directory.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
-    File(Arc<Vec<FilePiece>>),
+    File(Pieces),
     Directory(Arc<Directory>),
+}
+
+/// The line of a directory, which follows from its own entries.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    /// In the Go form, from the blank behind the path to the end; nothing if it has no line. So it stays true when the
+    /// directory is found elsewhere.
+    pub(super) text: Arc<str>,
+    pub(super) totals: Totals,
+}
+
+/// Sums over a directory and all that is below.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub(super) file_count: u64,
+    pub(super) file_size_total: u64,
+    /// Bytes of lines, without the paths.
+    pub(super) text: usize,
+    /// Levels of directories, this one included.
+    pub(super) levels: usize,
+    /// Memory that is held, about.
+    pub(super) memory: usize,
+}
+
+impl Totals {
+    /// Adds what is one level further down.
+    pub(super) fn add(&mut self, below: &Totals) {
+        self.file_count += below.file_count;
+        self.file_size_total = self.file_size_total.saturating_add(below.file_size_total);
+        self.text += below.text;
+        self.levels = self.levels.max(below.levels + 1);
+        self.memory += below.memory;
+    }
 }
 
 /// The entries by name.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Directory {
-    pub(super) entries: BTreeMap<Vec<u8>, Node>,
+    entries: BTreeMap<Arc<[u8]>, Node>,
+    /// None: not worked out since a file or the last entry came or went.
+    line: Option<Line>,
+    /// None: not worked out since anything changed here or below.
+    totals: Option<Totals>,
 }
 
 impl Directory {
+    pub(super) fn entries(&self) -> &BTreeMap<Arc<[u8]>, Node> {
+        &self.entries
+    }
+
+    /// The entries, to be changed.
+    fn change(&mut self) -> &mut BTreeMap<Arc<[u8]>, Node> {
+        (self.line, self.totals) = (None, None);
+        &mut self.entries
+    }
+
+    /// The entries, of which only what is inside directories may be changed.
+    pub(super) fn descend(&mut self) -> &mut BTreeMap<Arc<[u8]>, Node> {
+        self.totals = None;
+        &mut self.entries
+    }
+
+    pub(super) fn line(&self) -> Option<&Line> {
+        self.line.as_ref()
+    }
+
+    pub(super) fn totals(&self) -> Option<&Totals> {
+        self.totals.as_ref()
+    }
+
+    /// Notes what follows from the entries as they are.
+    pub(super) fn note_line(&mut self, line: Line) {
+        self.line = Some(line);
+    }
+
+    /// Notes what follows from the entries and all below as they are.
+    pub(super) fn note_totals(&mut self, totals: Totals) {
+        self.totals = Some(totals);
+    }
+
     /// The entry at a path. Empty components and `.` are passed over; `..` takes back the component before it without
     /// looking whether that exists; a path that ends in one of these names a directory.
     pub(super) fn find(&self, path: &str) -> Result<Node, &'static str> {
@@ -82,18 +138,20 @@ impl Directory {
     /// Removes a target with all that is in it. One that is missing is fine, one below a file is not.
     pub(super) fn remove(&mut self, target: &str) -> Result<(), Refusal> {
         let Some((parents, name)) = target.rsplit_once('/').filter(|_| target != "/") else {
-            self.entries.clear();
+            self.change().clear();
             return Ok(());
         };
         let mut directory = self;
         for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
-            directory = match directory.entries.get_mut(parent.as_bytes()) {
+            directory = match directory.descend().get_mut(parent.as_bytes()) {
                 None => return Ok(()),
                 Some(Node::File(_)) => return Err(Refusal::RemoveUnderFile { target: target.to_owned() }),
                 Some(Node::Directory(directory)) => Arc::make_mut(directory),
             };
         }
-        directory.entries.remove(name.as_bytes());
+        if directory.entries.contains_key(name.as_bytes()) {
+            directory.change().remove(name.as_bytes());
+        }
         Ok(())
     }
 
@@ -118,7 +176,7 @@ impl Directory {
         if parents.is_empty() && name == RESERVED_NAME {
             return Err(Refusal::SpecialName { target: target.to_owned() });
         }
-        directory.entries.insert(name.as_bytes().to_vec(), node);
+        directory.change().insert(name.as_bytes().into(), node);
         Ok(())
     }
 
@@ -126,25 +184,23 @@ impl Directory {
     pub(super) fn subdirectory(&mut self, name: &[u8]) -> Option<&mut Directory> {
         // Looked up first: the name need not be copied for a directory that is there.
         if !self.entries.contains_key(name) {
-            self.entries.insert(name.to_vec(), Node::Directory(Arc::default()));
+            self.change().insert(name.into(), Node::Directory(Arc::default()));
         }
-        match self.entries.get_mut(name) {
+        match self.descend().get_mut(name) {
             Some(Node::Directory(directory)) => Some(Arc::make_mut(directory)),
             _ => None,
         }
     }
 
     /// The pieces of a file, made if there is none. `None`: it is a directory.
-    pub(super) fn file(&mut self, name: &[u8]) -> Option<&mut Vec<FilePiece>> {
-        match self.entries.entry(name.to_vec()) {
-            Entry::Vacant(entry) => match entry.insert(Node::File(Arc::default())) {
-                Node::File(pieces) => Some(Arc::make_mut(pieces)),
-                Node::Directory(_) => None,
-            },
-            Entry::Occupied(entry) => match entry.into_mut() {
-                Node::File(pieces) => Some(Arc::make_mut(pieces)),
-                Node::Directory(_) => None,
-            },
+    pub(super) fn file(&mut self, name: &[u8]) -> Option<&mut Pieces> {
+        let node = match self.change().entry(name.into()) {
+            Entry::Vacant(entry) => entry.insert(Node::File(Pieces::None)),
+            Entry::Occupied(entry) => entry.into_mut(),
+        };
+        match node {
+            Node::File(pieces) => Some(pieces),
+            Node::Directory(_) => None,
         }
     }
 
@@ -153,18 +209,18 @@ impl Directory {
     }
 
     /// Gives an empty directory its files, in the order of their names.
-    pub(super) fn fill<'n>(&mut self, files: impl Iterator<Item = (&'n [u8], Vec<FilePiece>)>) {
-        self.entries = files.map(|(name, pieces)| (name.to_vec(), Node::File(Arc::new(pieces)))).collect();
+    pub(super) fn fill<'n>(&mut self, files: impl Iterator<Item = (&'n [u8], Pieces)>) {
+        *self.change() = files.map(|(name, pieces)| (name.into(), Node::File(pieces))).collect();
     }
 
-    fn files(&self) -> impl Iterator<Item = (&[u8], &[FilePiece])> {
+    pub(super) fn files(&self) -> impl Iterator<Item = (&[u8], &[FilePiece])> {
         self.entries.iter().filter_map(|(name, node)| match node {
-            Node::File(pieces) => Some((&**name, &***pieces)),
+            Node::File(pieces) => Some((&**name, pieces.as_slice())),
             Node::Directory(_) => None,
         })
     }
 
-    fn directories(&self) -> impl Iterator<Item = (&[u8], &Directory)> {
+    pub(super) fn directories(&self) -> impl Iterator<Item = (&[u8], &Directory)> {
         self.entries.iter().filter_map(|(name, node)| match node {
             Node::Directory(directory) => Some((&**name, &**directory)),
             Node::File(_) => None,
@@ -175,24 +231,16 @@ impl Directory {
     pub(super) fn to_manifest(&self) -> String {
         let mut text = String::new();
         let mut path = b".".to_vec();
-        self.write(&mut Writer::new(Form::Go, &mut text), &mut path);
+        let mut writer = Writer::new(Form::Go, &mut text);
+        self.write(&mut writer, &mut path);
         text
     }
 
-    fn write<'t>(&'t self, writer: &mut Writer<'_, &'t str>, path: &mut Vec<u8>) {
+    fn write<'t>(&'t self, writer: &mut Writer<'_, Named<'t>>, path: &mut Vec<u8>) {
         if self.entries.is_empty() && path.len() > 1 {
             writer.empty_directory(path);
         }
-        if self.files().next().is_some() {
-            let piece = |piece: &'t FilePiece| Piece {
-                block: &*piece.locator,
-                block_size: piece.block_size,
-                offset: piece.offset,
-                length: piece.length,
-            };
-            let files = self.files().map(|(name, pieces)| (name, pieces.iter().map(piece)));
-            writer.stream(path, files, |text, locator| text.push_str(locator));
-        }
+        self.write_files(writer, path, |text, Named(block)| text.push_str(&block.locator));
         for (name, directory) in self.directories() {
             let length = path.len();
             path.push(b'/');
@@ -202,27 +250,64 @@ impl Directory {
         }
     }
 
+    /// Writes the line of the files, if there are any.
+    pub(super) fn write_files<'t>(
+        &'t self,
+        writer: &mut Writer<'_, Named<'t>>,
+        path: &[u8],
+        push_locator: impl FnMut(&mut String, Named<'t>),
+    ) {
+        if self.files().next().is_some() {
+            let piece = |piece: &'t FilePiece| Piece {
+                block: Named(&piece.block),
+                block_size: piece.block.size,
+                offset: piece.offset,
+                length: piece.length,
+            };
+            let files = self.files().map(|(name, pieces)| (name, pieces.iter().map(piece)));
+            writer.stream(path, files, push_locator);
+        }
+    }
+
     /// See [`super::Replaced::ambiguous`].
     pub(super) fn is_ambiguous(&self) -> bool {
+        // Lines and totals are noted where all is of one origin.
+        if self.totals.is_some() {
+            return false;
+        }
+        (self.line.is_none() && self.has_ambiguous_files())
+            || self.directories().any(|(_, directory)| directory.is_ambiguous())
+    }
+
+    fn has_ambiguous_files(&self) -> bool {
         let mut last: Option<&FilePiece> = None;
         for piece in self.files().flat_map(|(_, pieces)| pieces) {
-            if let Some(last) = last.replace(piece)
-                && last.origin != piece.origin
-                && last.locator[..32] == piece.locator[..32]
-                && strip_signature(&last.locator) == strip_signature(&piece.locator)
+            if let Some(FilePiece { block: last, .. }) = last.replace(piece)
+                && last.origin != piece.block.origin
+                && last.locator.get(..32) == piece.block.locator.get(..32)
+                && strip_signature(&last.locator) == strip_signature(&piece.block.locator)
             {
                 return true;
             }
         }
-        self.directories().any(|(_, directory)| directory.is_ambiguous())
+        false
     }
 
     /// Calls `change` for every piece of the tree.
     pub(super) fn for_each_piece(&mut self, change: &mut impl FnMut(&mut FilePiece)) {
-        for node in self.entries.values_mut() {
+        for node in self.change().values_mut() {
             match node {
-                Node::File(pieces) => Arc::make_mut(pieces).iter_mut().for_each(&mut *change),
+                Node::File(pieces) => pieces.as_mut_slice().iter_mut().for_each(&mut *change),
                 Node::Directory(directory) => Arc::make_mut(directory).for_each_piece(change),
+            }
+        }
+    }
+
+    /// Calls `change` for every piece of its own files, for changes that keep what is noted true.
+    pub(super) fn for_each_own_piece(&mut self, mut change: impl FnMut(&mut FilePiece)) {
+        for node in self.entries.values_mut() {
+            if let Node::File(pieces) = node {
+                pieces.as_mut_slice().iter_mut().for_each(&mut change);
             }
         }
     }

@@ -3,7 +3,8 @@
 //! It is stricter than the API server, which stores what the reader then refuses, and it knows nothing of the hash of a
 //! block: whatever stands before the size will do. That is why this is not built on [`crate::keep::manifest::lines`].
 
-use super::directory::{Directory, FilePiece, MAX_DEPTH, Origin};
+use super::directory::{Directory, MAX_DEPTH};
+use super::pieces::{self, FilePiece, Origin, Pieces};
 use crate::keep::manifest::unescape;
 use crate::keep::quote::quoted;
 use std::sync::Arc;
@@ -46,19 +47,19 @@ struct Blocks<'t> {
 struct Block<'t> {
     text: &'t str,
     /// Made when the first piece needs it.
-    locator: Option<Arc<str>>,
+    made: Option<Arc<pieces::Block>>,
     start: u64,
     size: u64,
 }
 
 impl<'t> Blocks<'t> {
     fn add(&mut self, text: &'t str, size: u64) {
-        self.list.push(Block { text, locator: None, start: self.end, size });
+        self.list.push(Block { text, made: None, start: self.end, size });
         self.end += size;
     }
 
     /// Appends the pieces that a token stands for.
-    fn cut(&mut self, token: &FileToken<'_>, file: &mut Vec<FilePiece>) -> Result<(), Reason> {
+    fn cut(&mut self, token: &FileToken<'_>, file: &mut Pieces) -> Result<(), Reason> {
         let &FileToken { text, position, length, .. } = token;
         let stop = position.checked_add(length).filter(|&stop| length == 0 || stop <= self.end);
         let stop = stop.ok_or_else(|| Reason::Beyond { size: self.end, token: text.to_owned() })?;
@@ -69,9 +70,10 @@ impl<'t> Blocks<'t> {
         for block in blocks.filter(|block| block.size > 0) {
             let (from, to) = (position.max(block.start), stop.min(block.start + block.size));
             file.push(FilePiece {
-                locator: block.locator.get_or_insert_with(|| Arc::from(block.text)).clone(),
-                origin: self.origin,
-                block_size: block.size,
+                block: block
+                    .made
+                    .get_or_insert_with(|| pieces::Block::new(block.text, block.size, self.origin))
+                    .clone(),
                 offset: from - block.start,
                 length: to - from,
             });
@@ -158,14 +160,14 @@ fn read_plain(tree: &mut Directory, stream: &[u8], mut tokens: &[&str], blocks: 
     let first = FileToken::parse(tokens[0])?;
     let directory = stream_at(tree, stream).map_err(|reason| first.refuse(reason))?;
     if directory.is_empty() {
-        let mut sorted: Vec<(&str, Vec<FilePiece>)> = Vec::with_capacity(tokens.len());
+        let mut sorted: Vec<(&str, Pieces)> = Vec::with_capacity(tokens.len());
         while let [token, rest @ ..] = tokens {
             let token = FileToken::parse(token)?;
             match sorted.last_mut() {
                 Some((last, pieces)) if *last == token.name => blocks.cut(&token, pieces)?,
                 Some((last, _)) if *last > token.name => break,
                 _ => {
-                    let mut pieces = Vec::new();
+                    let mut pieces = Pieces::None;
                     blocks.cut(&token, &mut pieces)?;
                     sorted.push((token.name, pieces));
                 }
@@ -194,11 +196,7 @@ fn read_file(tree: &mut Directory, stream: &[u8], token: &str, blocks: &mut Bloc
 const IS_DIRECTORY: &str = "cannot rename file to overwrite existing directory";
 
 /// The file at a path, made with its directories; `None` if the path ends in `.`, which only makes the directory.
-fn file_at<'d>(
-    tree: &'d mut Directory,
-    stream: &[u8],
-    name: &[u8],
-) -> Result<Option<&'d mut Vec<FilePiece>>, &'static str> {
+fn file_at<'d>(tree: &'d mut Directory, stream: &[u8], name: &[u8]) -> Result<Option<&'d mut Pieces>, &'static str> {
     let (parents, last) = match name.iter().rposition(|&byte| byte == b'/') {
         Some(slash) => (&name[..slash], &name[slash + 1..]),
         None => (&b""[..], name),

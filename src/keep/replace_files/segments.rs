@@ -1,7 +1,7 @@
 //! `replace_segments`: the same bytes from other blocks, as repacking small files into large blocks needs it.
 
-use super::directory::{FilePiece, Origin};
 use super::error::{Error, Refusal};
+use super::pieces::{Block, FilePiece, Origin};
 use super::reader;
 use crate::keep::locator::LocatorText;
 use crate::keep::{BlockHash, Locator};
@@ -49,7 +49,7 @@ impl SegmentSpec {
 }
 
 fn key(piece: &FilePiece) -> Option<Key> {
-    let locator = LocatorText::parse(&piece.locator).ok()?;
+    let locator = LocatorText::parse(&piece.block.locator).ok()?;
     Some((locator.hash(), piece.offset, piece.length))
 }
 
@@ -67,7 +67,7 @@ pub fn replace_segments(text: &str, edits: &[(SegmentSpec, SegmentSpec)]) -> Res
     });
     let skipped: BTreeSet<&str> =
         edits.iter().filter(|(old, _)| missing.contains(&old.key())).map(|(_, new)| new.locator.as_str()).collect();
-    let mut replacements: BTreeMap<Key, (Arc<str>, u64, &SegmentSpec)> = BTreeMap::new();
+    let mut replacements: BTreeMap<Key, (Arc<Block>, &SegmentSpec)> = BTreeMap::new();
     for (old, new) in edits.iter().filter(|(_, new)| !skipped.contains(new.locator.as_str())) {
         if old.length != new.length {
             return Err(Refusal::SegmentLength { old: old.length, new: new.length }.into());
@@ -77,14 +77,13 @@ pub fn replace_segments(text: &str, edits: &[(SegmentSpec, SegmentSpec)]) -> Res
             let (offset, length) = (new.offset, new.length);
             return Err(Refusal::SegmentBeyondBlock { offset, length, size }.into());
         }
-        replacements.insert(old.key(), (Arc::from(new.locator.as_str()), size, new));
+        replacements.insert(old.key(), (Block::new(new.locator.as_str(), size, Origin::Current), new));
     }
     let mut changed = false;
     tree.for_each_piece(&mut |piece| {
-        if let Some((locator, size, new)) = key(piece).and_then(|key| replacements.get(&key)) {
+        if let Some((block, new)) = key(piece).and_then(|key| replacements.get(&key)) {
             changed = true;
-            piece.locator = locator.clone();
-            piece.block_size = *size;
+            piece.block = block.clone();
             piece.offset = new.offset;
         }
     });

@@ -172,6 +172,13 @@ fn a_path_as_deep_as_a_stack_is_refused_and_not_walked() {
 }
 
 #[test]
+fn a_locator_shorter_than_a_hash_is_a_locator_like_any_other() {
+    let given = ". x+3 0:3:b\n";
+    assert_eq!(edited(". F 0:3:a\n", &[("/b", "manifest_text/b")], given).unwrap(), expand(". F x+3 0:3:a 3:3:b\n"));
+    assert_eq!(edited(". x+3 0:3:a\n", &[("/b", "manifest_text/b")], given).unwrap(), ". x+3 0:3:a 0:3:b\n");
+}
+
+#[test]
 fn the_published_vector_of_replace_segments() {
     let text = ". c4103f122d27677c9db144cae1394a66+2 693e9af84d3dfcc71e640e005bdc5e2e+3 0:2:file1.txt 2:3:file2.txt\n";
     let spec = |text: &str| text.parse::<SegmentSpec>().unwrap();

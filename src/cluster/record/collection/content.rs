@@ -1,7 +1,8 @@
 //! A manifest that has been looked at: checked, unsigned, hashed, counted.
 //!
 //! For a collection of 100,000 files that takes a good part of a second, so it is done before the writer's transaction
-//! begins (`save.rs`), once for each new content.
+//! begins (`save.rs`), once for each new content. What an edit makes of a content that was edited before needs none of it,
+//! see `recent`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use crate::cluster::authentication::Session;
 use crate::cluster::call::Call;
 use crate::cluster::clock::Timestamp;
 use crate::cluster::configuration::Configuration;
+use crate::cluster::record::collection::recent::Recent;
 use crate::keep::manifest;
 use crate::keep::signature::{Signer, strip_signatures};
 use crate::keep::{BlockHash, PortableDataHash};
 
 /// What a collection holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Content {
     /// The manifest as it is stored: without signatures, otherwise as it was sent.
     pub text: Arc<str>,
@@ -29,8 +31,8 @@ pub struct Content {
     pub file_count: i64,
     /// Sum of their sizes, bytes.
     pub file_size_total: i64,
-    /// Names of files and streams, one on a line.
-    pub file_names: String,
+    /// What makes the next edit cheap, if this one was an edit.
+    pub recent: Option<Arc<Recent>>,
 }
 
 impl Content {
@@ -45,40 +47,9 @@ impl Content {
         configuration: &Configuration,
         now: Timestamp,
     ) -> Result<Self, Failure> {
-        Self::check_with(text, session, configuration, || check_signatures(text, session, configuration, now))
-    }
-
-    /// As [`Content::check`], for a text in which every block without a signature stands in the collection already.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn check_edited(
-        text: &str,
-        session: &Session,
-        configuration: &Configuration,
-        now: Timestamp,
-    ) -> Result<Self, Failure> {
-        Self::check_with(text, session, configuration, || {
-            let (signer, now) = (signer(configuration), u64::try_from(now.seconds()).unwrap_or_default());
-            let mut is_good = true;
-            manifest::hinted_locators(text, |locator| {
-                let is_signed = locator.hints().any(|hint| hint.starts_with('A'));
-                is_good &= !is_signed || signer.verify(locator.as_str(), session.token.expose(), now).is_ok();
-            });
-            if is_good { Ok(()) } else { Err(Failure::denied()) }
-        })
-    }
-
-    /// `signatures` is asked where the cluster signs and the caller is not above that.
-    fn check_with(
-        text: &str,
-        session: &Session,
-        configuration: &Configuration,
-        signatures: impl FnOnce() -> Result<(), Failure>,
-    ) -> Result<Self, Failure> {
         manifest::validate(text).map_err(|error| Failure::unprocessable(format!("Manifest text {error}")))?;
         if configuration.blob_signing && !session.is_admin {
-            signatures()?;
+            check_signatures(text, session, configuration, now)?;
         }
         Ok(Self::of_unsigned(strip_signatures(text).as_ref()))
     }
@@ -96,8 +67,8 @@ impl Content {
             hash: hash.to_string(),
             file_count: i64::try_from(summary.file_count).unwrap_or(i64::MAX),
             file_size_total: i64::try_from(summary.file_size_total).unwrap_or(i64::MAX),
-            file_names: file_names(text),
             text: text.into(),
+            recent: None,
         }
     }
 
@@ -123,12 +94,6 @@ pub(super) fn is_signed_throughout(text: &str) -> bool {
     tokens.all(|token| token.contains("+A") || token.starts_with(&manifest::EMPTY_BLOCK[..32]))
 }
 
-/// Whether there is a block that nobody is given a signature for: one whose name is not in lower case.
-pub(super) fn has_unsignable(text: &str) -> bool {
-    let mut tokens = text.split([' ', '\n']).filter(|token| is_locator(token));
-    tokens.any(|token| token[..32].bytes().any(|byte| byte.is_ascii_uppercase()))
-}
-
 fn check_signatures(
     text: &str,
     session: &Session,
@@ -150,13 +115,28 @@ fn check_signatures(
     Ok(())
 }
 
+/// Checks locators that carry a signature.
+///
+/// # Errors
+/// 403 without a reason, as [`Content::check`].
+pub fn check_each(
+    signed: &[Arc<str>],
+    session: &Session,
+    configuration: &Configuration,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let (signer, now) = (signer(configuration), u64::try_from(now.seconds()).unwrap_or_default());
+    let is_good = |locator: &Arc<str>| signer.verify(locator, session.token.expose(), now).is_ok();
+    if signed.iter().all(is_good) { Ok(()) } else { Err(Failure::denied()) }
+}
+
 /// The signer of a configuration.
 pub fn signer(configuration: &Configuration) -> Signer {
     Signer::new(configuration.blob_signing_key.expose().as_bytes(), configuration.blob_signing_ttl)
 }
 
-/// Names of files, then of streams, as the `file_names` filter and full-text search see them.
-fn file_names(text: &str) -> String {
+/// Names of files, then of streams, one on a line, as the `file_names` filter and substring search see them.
+pub fn file_names(text: &str) -> String {
     let (mut names, mut streams, mut last) = (String::new(), String::new(), None);
     for line in manifest::lines(text).map_while(Result::ok) {
         for token in line.files().map_while(Result::ok).filter(|token| !token.marks_directory()) {
@@ -219,7 +199,7 @@ mod tests {
         let content = Content::check(&signed, &session, &configuration, now).unwrap();
         assert_eq!(&*content.text, plain);
         assert_eq!((content.file_count, content.file_size_total), (2, 3));
-        assert_eq!(content.file_names, "foo\nempty\nsub\n");
+        assert_eq!(file_names(&content.text), "foo\nempty\nsub\n");
         let later = now.plus(configuration.blob_signing_ttl).plus(Duration::from_secs(1));
         let other =
             Session { token: super::super::super::super::configuration::Secret::new("other"), ..session.clone() };

@@ -204,6 +204,10 @@ impl Call<'_> {
             self.keep_version(kept, &new)?;
         }
         self.log("update", Some(&old), Some(&new))?;
+        // Only what is about to be stored: what a refused edit was applied to is still there for the next one.
+        if let Some(recent) = content.and_then(|content| content.recent) {
+            self.store.recent.put(uuid, recent);
+        }
         Ok(new)
     }
 
