@@ -183,6 +183,9 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Finds `name` in a directory. A node that is found counts as known once more, see [`FileSystem::forget`].
     fn lookup(&self, parent: Inode, name: &[u8]) -> impl Future<Output = Result<Found, Error>> + Send;
 
+    /// The directory that a name leads to, as far as that is known without waiting; `None` for files as well.
+    fn directory_at(&self, parent: Inode, name: &[u8]) -> Option<Inode>;
+
     /// Says that the front end got to know a node by other means than `lookup` (a listing with attributes).
     fn remember(&self, inode: Inode);
 

@@ -197,8 +197,7 @@ impl Objects {
 
     /// The object behind `door`; made if nobody has looked inside yet.
     pub fn enter(&self, door: Inode, behind: &Behind) -> Pinned {
-        let known = self.doors.get(&door).map(|slot| *slot);
-        if let Some(object) = known.and_then(|slot| self.get(slot)) {
+        if let Some(object) = self.entered(door) {
             return object;
         }
         // Two who come at once may both get here; the entry makes one of them find what the other made.
@@ -217,6 +216,12 @@ impl Objects {
                 object
             }
         }
+    }
+
+    /// The object behind `door`, if somebody has looked inside.
+    pub fn entered(&self, door: Inode) -> Option<Pinned> {
+        let slot = *self.doors.get(&door)?;
+        self.get(slot)
     }
 
     fn make(&self, door: Inode, behind: &Behind) -> Pinned {

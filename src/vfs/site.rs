@@ -203,6 +203,10 @@ impl FileSystem for Site {
         Ok(found)
     }
 
+    fn directory_at(&self, parent: Inode, name: &[u8]) -> Option<Inode> {
+        self.published_directory(parent, name)
+    }
+
     fn remember(&self, inode: Inode) {
         self.objects.remember(inode.slot());
     }
