@@ -642,6 +642,23 @@ fn change_of_a_name_in_a_directory_that_is_being_moved_or_removed_holds_up_no_ot
 }
 
 #[test]
+fn reader_that_is_killed_while_its_open_empties_the_file_leaves_nothing_open() {
+    let memory = Memory::new();
+    memory.put(1, "f", Some(b"one"));
+    let mount = Mount::new(memory, true);
+    mount.memory.is_held.store(true, Ordering::SeqCst);
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", "import os; os.open('f', os.O_RDONLY | os.O_TRUNC)"]).current_dir(mount.path());
+    let mut child = command.spawn().unwrap();
+    soon("the open is under way", || mount.memory.waiting.load(Ordering::SeqCst) == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    mount.memory.is_held.store(false, Ordering::SeqCst);
+    soon("nobody has it open", || mount.memory.released.load(Ordering::SeqCst) == 1);
+    assert_eq!(mount.memory.opened.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn every_change_passes_through() {
     let mount = Mount::new(Memory::new(), true);
     let root = mount.path();

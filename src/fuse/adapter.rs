@@ -334,8 +334,8 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let _running = self.statistics.start(Operation::Open);
         let inode = Inode(inode);
         let access = access(flags);
-        // Who opens to write is counted, so that must not be broken off in the middle.
-        let opened = if access.write {
+        // Who opens to write or to empty a file is counted, so that must not be broken off in the middle.
+        let opened = if access.write || access.truncate {
             let files = self.files.clone();
             let future = async move {
                 let opened = files.open(inode, access).await?;
