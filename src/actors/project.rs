@@ -57,7 +57,7 @@ impl Supervisor {
         let request = async move { Ok(api.create_collection(&update, None).await?) };
         let record = Work::start(&self.environment().network, "making a collection", request).await.map_err(taken)?;
         let target = Target::Collection(record.uuid.clone().into());
-        let candidate = Candidate { name: name.as_bytes().to_vec(), target, modified: record.modified_at };
+        let candidate = Candidate { name: name.as_bytes().to_vec(), target, modified: record.modified_at, can_write: None };
         self.ask(cell, |reply| listing::Add { candidate: candidate.clone(), reply }).await
     }
 
@@ -104,7 +104,7 @@ impl Supervisor {
         let record = Work::start(&self.environment().network, "moving a collection", request).await.map_err(taken)?;
         self.tell_removed(from, item.number).await;
         let target = item.target.clone();
-        let candidate = Candidate { name: new_name.as_bytes().to_vec(), target, modified: record.modified_at };
+        let candidate = Candidate { name: new_name.as_bytes().to_vec(), target, modified: record.modified_at, can_write: None };
         self.ask(to, |reply| listing::Add { candidate: candidate.clone(), reply }).await?;
         Ok(())
     }

@@ -283,7 +283,8 @@ impl Objects {
         let door = |object: &Arc<Object>| {
             let Content::Listing { cell, .. } = &object.content else { return None };
             let listing = cell.load()?;
-            let leads = |item: &&listing::Item| matches!(&item.target, listing::Target::Collection(it) if **it == *key);
+            let leads =
+                |item: &&Arc<listing::Item>| matches!(&item.target, listing::Target::Collection(it) if **it == *key);
             Some(Inode::new(object.slot, listing.items().iter().find(leads)?.number))
         };
         self.slots.iter().filter_map(|object| door(&object)).collect()
