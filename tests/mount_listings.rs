@@ -11,6 +11,7 @@ use mount_support::Client;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -266,6 +267,25 @@ fn events_cost_requests_only_where_a_listing_is_used() {
     let is_listing = |entry: &&Value| entry["path"].as_str().unwrap().contains("/contents");
     let listings: Vec<&Value> = log.as_array().unwrap().iter().filter(is_listing).collect();
     assert!(listings.is_empty(), "{listings:?}");
+}
+
+/// The list says of each project whether we may write to it: `ls -l` need not ask for one after the other.
+#[test]
+fn modes_of_listed_projects_cost_no_requests() {
+    let scene = Scene::new(&["--read-write"]);
+    for number in 0..3 {
+        scene.me.make("group", json!({"name": format!("project {number}"), "group_class": "project"}));
+    }
+    soon("the projects", || names(&scene.home()).len() == 3);
+    let since = mount_support::control(&scene.cluster, "seq", json!({}))["api"].as_u64().unwrap();
+    for name in names(&scene.home()) {
+        let mode = fs::metadata(scene.home().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o777);
+    }
+    let log = mount_support::control(&scene.cluster, "log", json!({"since": since}));
+    let is_record = |entry: &&Value| entry["path"].as_str().unwrap().contains("/groups/zzzzz-");
+    let records: Vec<&Value> = log.as_array().unwrap().iter().filter(is_record).collect();
+    assert!(records.is_empty(), "{records:?}");
 }
 
 /// Nothing tells the kernel: it must ask again soon.

@@ -89,7 +89,8 @@ impl Names {
                     Some((cell, newest)) => self.freshness.of_listed(told(&self.supervisor, cell, &newest)),
                     None => Duration::ZERO,
                 };
-                let entry = of_door(&self.supervisor, inode, &behind, timestamp(item.modified), valid);
+                let said = (timestamp(item.modified), item.can_write);
+                let entry = of_door(&self.supervisor, inode, &behind, said, valid);
                 Some((item.name.to_vec(), entry))
             }
             OpenNames::Collection { state, node } => {
