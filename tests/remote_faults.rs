@@ -215,6 +215,24 @@ async fn all_pages_of_a_list_are_read_by_key() {
 }
 
 #[tokio::test]
+async fn of_the_collections_in_a_project_only_what_a_listing_shows_is_asked_for() {
+    let server = Server::tls(|request| {
+        let items = match request.target.contains("arvados%23collection") {
+            true => json!([{"kind": "arvados#collection", "uuid": "c", "name": "collection"}]),
+            false => json!([{"kind": "arvados#group", "uuid": "g", "name": "group", "can_write": false}]),
+        };
+        Reply::json(&json!({"items": items, "limit": 1000}))
+    })
+    .await;
+    let client = api(&server, retries(0));
+    let pages: Vec<_> = within(paging::contents(&client, "p", &[], &[]).collect()).await;
+    let uuids: Vec<_> = pages.into_iter().flat_map(|page| page.unwrap()).map(|it| it.uuid().to_owned()).collect();
+    assert_eq!(uuids, ["g", "c"]);
+    let selects: Vec<_> = server.lines().iter().map(|line| line.contains("select=")).collect();
+    assert_eq!(selects, [false, true]);
+}
+
+#[tokio::test]
 async fn a_server_that_sends_the_same_page_for_ever_is_found_out() {
     let server = Server::tls(|_| Reply::json(&json!({"items": [{"uuid": "a"}], "limit": 1}))).await;
     let client = api(&server, retries(0));
