@@ -7,7 +7,7 @@ use crate::actors::collection::CollectionState;
 use crate::actors::collection::draft::Draft;
 use crate::actors::listing::Listing;
 use crate::tree::NodeId;
-use crate::vfs::object::Pinned;
+use crate::vfs::object::{OpenRecord, Pinned};
 use crate::vfs::{Attributes, Entry, Handle, Inode};
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -53,8 +53,18 @@ impl Writer {
 }
 
 /// A file whose content the program makes.
-pub struct OpenText {
-    pub text: Bytes,
+pub enum OpenText {
+    Fixed(Bytes),
+    Record(OpenRecord),
+}
+
+impl OpenText {
+    pub fn text(&self) -> &Bytes {
+        match self {
+            OpenText::Fixed(text) => text,
+            OpenText::Record(record) => record.text(),
+        }
+    }
 }
 
 /// The names of a directory as they were when it was opened.

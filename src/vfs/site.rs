@@ -13,7 +13,7 @@ use crate::tree::NodeId;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::{Handles, Open, OpenDirectory, OpenFile, OpenText};
 use crate::vfs::layout::{self, Layout, Place};
-use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, Object, Objects, Pinned, RECORD_FILE};
+use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, Object, Objects, OpenRecord, Pinned, RECORD_FILE};
 use crate::vfs::{
     Access, AtOnce, Change, Entry, Error, FileSystem, Found, FrontEnd, Handle, Inode, Kind, Opened, PageCache,
     Timestamp, Totals,
@@ -252,8 +252,8 @@ impl FileSystem for Site {
             return self.open_for_writing(object, &cell, inode, access).await;
         }
         if inode.number() == RECORD_FILE {
-            let text = object.record.load_full().ok_or(Error::Stale)?.text.clone();
-            let handle = self.handles.add(Open::Text(OpenText { text }));
+            let record = OpenRecord::new(object).ok_or(Error::Stale)?;
+            let handle = self.handles.add(Open::Text(OpenText::Record(record)));
             return Ok(Opened { handle, pages: PageCache::Bypass });
         }
         match &object.content {
@@ -275,7 +275,7 @@ impl FileSystem for Site {
             Content::Fixed(items) | Content::Magic { fixed: items, .. } => {
                 let item = items.get(inode.number() as usize).ok_or(Error::Stale)?;
                 let FixedNode::Text(text) = &item.node else { return Err(Error::IsADirectory) };
-                let handle = self.handles.add(Open::Text(OpenText { text: text.clone() }));
+                let handle = self.handles.add(Open::Text(OpenText::Fixed(text.clone())));
                 Ok(Opened { handle, pages: PageCache::Keep })
             }
             Content::Listing { .. } => Err(Error::Stale),
@@ -286,7 +286,8 @@ impl FileSystem for Site {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         match open.as_ref() {
             Open::File(file) => self.read_file(file, offset, size).await,
-            Open::Text(OpenText { text }) => {
+            Open::Text(open) => {
+                let text = open.text();
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
                 let end = start.saturating_add(size as usize).min(text.len());
                 Ok(text.slice(start..end))
