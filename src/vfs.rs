@@ -264,11 +264,11 @@ pub trait FileSystem: Send + Sync + 'static {
         keep: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Opens a directory; the listing that its handle shows does not change until it is closed.
+    /// Opens a directory; the listing that its handle shows does not change until it is closed or read from the beginning again.
     fn opendir(&self, inode: Inode) -> impl Future<Output = Result<Handle, Error>> + Send;
 
     /// The names after `offset` (0: from the beginning), `.` and `..` not among them.
-    fn readdir(&self, handle: Handle, offset: u64) -> Result<Self::Names, Error>;
+    fn readdir(&self, handle: Handle, offset: u64) -> impl Future<Output = Result<Self::Names, Error>> + Send;
 
     fn releasedir(&self, handle: Handle);
 

@@ -252,7 +252,7 @@ impl FileSystem for Memory {
         Ok(Handle(inode.0))
     }
 
-    fn readdir(&self, handle: Handle, offset: u64) -> Result<Self::Names, Error> {
+    async fn readdir(&self, handle: Handle, offset: u64) -> Result<Self::Names, Error> {
         let names = self.nodes.lock().unwrap().get(&handle.0).ok_or(Error::BadHandle)?.names.clone();
         let entries = names.into_iter().enumerate().skip(offset as usize).filter_map(|(index, (name, inode))| {
             Some(DirectoryEntry { name, offset: index as u64 + 1, entry: self.entry(inode).ok()? })

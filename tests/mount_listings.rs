@@ -10,6 +10,7 @@ mod support;
 use mount_support::Client;
 use serde_json::{Value, json};
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -267,6 +268,26 @@ fn events_cost_requests_only_where_a_listing_is_used() {
     let is_listing = |entry: &&Value| entry["path"].as_str().unwrap().contains("/contents");
     let listings: Vec<&Value> = log.as_array().unwrap().iter().filter(is_listing).collect();
     assert!(listings.is_empty(), "{listings:?}");
+}
+
+/// `os.listdir` of a descriptor reads from the beginning each time.
+#[test]
+fn directory_that_is_read_again_from_the_beginning_shows_the_names_of_now() {
+    let scene = Scene::new(&[]);
+    scene.me.make("collection", json!({"name": "first"}));
+    soon("the first", || names(&scene.home()).len() == 1);
+    let script = "import os; fd = os.open('.', os.O_RDONLY); print(os.listdir(fd), flush=True); input(); \
+                  print(sorted(os.listdir(fd)), flush=True)";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).current_dir(scene.home()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "['first']");
+    scene.me.make("collection", json!({"name": "second"}));
+    soon("the second", || names(&scene.home()).len() == 2);
+    writeln!(child.stdin.take().unwrap()).unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "['first', 'second']");
+    assert!(child.wait().unwrap().success());
 }
 
 /// The list says of each project whether we may write to it: `ls -l` need not ask for one after the other.

@@ -444,7 +444,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
 
     async fn readdirplus<'a>(
         &'a self,
-        _request: Request,
+        request: Request,
         parent: u64,
         handle: u64,
         offset: u64,
@@ -453,7 +453,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let _running = self.statistics.start(Operation::Readdir);
         let busy = self.requests.start(&[Inode(parent)]);
         let names = self.files.readdir(Handle(handle), offset.saturating_sub(DOTS));
-        let names = names.map_err(|error| refuse("readdir", Inode(parent), &error))?;
+        let names = self.run(request, "readdir", Inode(parent), names).await?;
         let counted = Counted { files: self.files.clone(), names, unconfirmed: None };
         let dots = Self::dots(offset).map(move |(name, next)| DirectoryEntryPlus {
             inode: parent,

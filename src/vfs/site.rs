@@ -19,6 +19,7 @@ use crate::vfs::{
     Timestamp, Totals,
 };
 use bytes::Bytes;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -353,11 +354,17 @@ impl FileSystem for Site {
     async fn opendir(&self, inode: Inode) -> Result<Handle, Error> {
         let directory = self.directory(inode, true).await?;
         let (object, names) = self.names(directory).await?;
-        Ok(self.handles.add(Open::Directory(OpenDirectory { object, names })))
+        Ok(self.handles.add(Open::Directory(OpenDirectory::new(inode, object, names))))
     }
 
-    fn readdir(&self, handle: Handle, offset: u64) -> Result<Names, Error> {
-        let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
+    async fn readdir(&self, handle: Handle, offset: u64) -> Result<Names, Error> {
+        let mut open = self.handles.get(handle).ok_or(Error::BadHandle)?;
+        if offset == 0
+            && let Open::Directory(directory) = open.as_ref()
+            && directory.was_read.swap(true, Ordering::Relaxed)
+        {
+            open = self.rewound(handle, directory.inode).await.unwrap_or(open);
+        }
         Names::new(self.supervisor.clone(), self.freshness, open, offset).ok_or(Error::NotADirectory)
     }
 
