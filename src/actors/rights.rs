@@ -2,8 +2,8 @@
 //!
 //! Rights change rarely, and the server checks them anyway. So what is merely shown (the mode of a directory) waits for
 //! nobody where there is an answer, however old: it is asked for again in the background. Where there is none, it waits for a
-//! moment, and a failure counts for a while, so that an `ls -l` during an outage does not wait for each of its lines. Who
-//! wants to change something waits for an answer that is not old.
+//! moment. A failure counts for a while, and so does a wait in vain, for all projects: an `ls -l` during an outage must not
+//! wait for each of its lines. Who wants to change something waits for an answer that is not old.
 //!
 //! An entry of the table is held to look at it or to change it, never over an await.
 
@@ -11,7 +11,7 @@ use crate::actors::{Error, Supervisor};
 use dashmap::DashMap;
 use serde_json::Value;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -21,7 +21,8 @@ const RELIABLE: Duration = Duration::from_secs(60);
 /// How long somebody waits who only wants to be shown it: several times what a server under load takes.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// For how long a failure stands for the next ones: a tenth of it is then spent waiting, at worst a third.
+/// For how long a failure or a wait in vain stands for the next ones: whoever goes on looking during an outage spends a quarter
+/// of the time waiting, and sees the end of it soon.
 const DISCOURAGED: Duration = Duration::from_secs(10);
 
 /// What is known of one project.
@@ -36,6 +37,8 @@ enum Known {
 #[derive(Default)]
 pub struct Rights {
     table: DashMap<String, Right>,
+    /// When somebody last waited in vain, if nobody has been answered since.
+    in_vain: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -78,8 +81,11 @@ impl Rights {
 
     /// Has it been asked without success a moment ago?
     fn is_discouraged(&self, uuid: &str, now: Instant) -> bool {
-        let failed = self.table.get(uuid).and_then(|right| right.failed);
-        failed.is_some_and(|since| now.saturating_duration_since(since) < DISCOURAGED)
+        self.table.get(uuid).and_then(|right| right.failed).is_some_and(|failed| is_recent(failed, now))
+    }
+
+    fn in_vain(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The question that is under way, or a new one if that has been for longer than `limit`.
@@ -112,7 +118,11 @@ impl Rights {
         let Some(mut right) = self.table.get_mut(uuid) else { return };
         right.question.take_if(|question| question.since == asked);
         match answer {
-            Ok(can_write) => (right.answered, right.failed) = (Some((*can_write, now)), None),
+            Ok(can_write) => {
+                (right.answered, right.failed) = (Some((*can_write, now)), None);
+                drop(right);
+                *self.in_vain() = None;
+            }
             Err(_) => right.failed = Some(now),
         }
     }
@@ -133,15 +143,23 @@ impl Rights {
                 let question = self.ask(runtime, uuid, Duration::MAX, request);
                 // Of a question that others have waited for already only the rest is waited for.
                 let rest = PATIENCE.saturating_sub(question.since.elapsed());
-                if rest.is_zero() {
+                if rest.is_zero() || self.in_vain().is_some_and(|failed| is_recent(failed, now)) {
                     return;
                 }
-                if let Ok(Err(error)) = tokio::time::timeout(rest, question.answer()).await {
-                    tracing::debug!(project = uuid, %error, "cannot find out whether a project can be written to");
+                match tokio::time::timeout(rest, question.answer()).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => {
+                        tracing::debug!(project = uuid, %error, "cannot find out whether a project can be written to");
+                    }
+                    Err(_) => *self.in_vain() = Some(Instant::now()),
                 }
             }
         }
     }
+}
+
+fn is_recent(failed: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(failed) < DISCOURAGED
 }
 
 impl Supervisor {
@@ -183,8 +201,8 @@ mod tests {
     use futures_util::FutureExt;
     use std::future::{pending, ready};
 
-    fn never() -> impl Future<Output = Result<bool, Error>> + Send + 'static {
-        async { unreachable!("there is nothing to ask") }
+    async fn never() -> Result<bool, Error> {
+        unreachable!("there is nothing to ask")
     }
 
     #[tokio::test]
@@ -226,7 +244,9 @@ mod tests {
         assert!(rights.look(&runtime, "p", never()).now_or_never().is_some());
         assert_eq!(rights.known("p", Instant::now()), Known::Nothing);
         let another = rights.ask(&runtime, "p", PATIENCE, ready(Ok(true)));
+        assert!(rights.look(&runtime, "q", pending()).now_or_never().is_some(), "nor for another project");
         assert!(another.answer().await.expect("an answer"), "to who wants to write");
+        assert!(rights.look(&runtime, "r", ready(Ok(true))).now_or_never().is_none(), "the server is well again");
     }
 
     #[tokio::test]

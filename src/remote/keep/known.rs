@@ -76,8 +76,8 @@ mod tests {
         Ok(ServiceList::from_urls(&[]))
     }
 
-    fn never() -> impl Future<Output = Result<ServiceList>> {
-        async { unreachable!("there is nothing to fetch") }
+    async fn never() -> Result<ServiceList> {
+        unreachable!("there is nothing to fetch")
     }
 
     #[tokio::test]
