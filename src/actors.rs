@@ -29,6 +29,7 @@ pub mod listing;
 pub mod news;
 mod project;
 pub mod refresh;
+pub mod rights;
 pub mod supervisor;
 pub mod work;
 

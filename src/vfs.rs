@@ -183,6 +183,9 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Finds `name` in a directory. A node that is found counts as known once more, see [`FileSystem::forget`].
     fn lookup(&self, parent: Inode, name: &[u8]) -> impl Future<Output = Result<Found, Error>> + Send;
 
+    /// The directory that a name leads to, as far as that is known without waiting; `None` for files as well.
+    fn directory_at(&self, parent: Inode, name: &[u8]) -> Option<Inode>;
+
     /// Says that the front end got to know a node by other means than `lookup` (a listing with attributes).
     fn remember(&self, inode: Inode);
 
@@ -261,11 +264,11 @@ pub trait FileSystem: Send + Sync + 'static {
         keep: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Opens a directory; the listing that its handle shows does not change until it is closed.
+    /// Opens a directory; the listing that its handle shows does not change until it is closed or read from the beginning again.
     fn opendir(&self, inode: Inode) -> impl Future<Output = Result<Handle, Error>> + Send;
 
     /// The names after `offset` (0: from the beginning), `.` and `..` not among them.
-    fn readdir(&self, handle: Handle, offset: u64) -> Result<Self::Names, Error>;
+    fn readdir(&self, handle: Handle, offset: u64) -> impl Future<Output = Result<Self::Names, Error>> + Send;
 
     fn releasedir(&self, handle: Handle);
 

@@ -44,6 +44,9 @@ struct Memory {
     /// How long a read and a change take.
     delay: Mutex<Duration>,
     appends: AtomicU64,
+    /// Moving and removing directories, and emptying files, waits for as long as this is so.
+    is_held: AtomicBool,
+    waiting: AtomicU64,
 }
 
 impl Memory {
@@ -58,6 +61,14 @@ impl Memory {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+    }
+
+    async fn hold(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        while self.is_held.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// What another client does: nobody tells the kernel.
@@ -118,6 +129,11 @@ impl FileSystem for Memory {
         }
     }
 
+    fn directory_at(&self, parent: Inode, name: &[u8]) -> Option<Inode> {
+        let found = self.find(parent, name)?;
+        self.nodes.lock().unwrap().get(&found)?.data.is_none().then_some(Inode(found))
+    }
+
     fn remember(&self, inode: Inode) {
         *self.known.lock().unwrap().entry(inode.0).or_default() += 1;
     }
@@ -141,10 +157,11 @@ impl FileSystem for Memory {
     }
 
     async fn open(&self, inode: Inode, access: Access) -> Result<Opened, Error> {
+        self.opened.fetch_add(1, Ordering::SeqCst);
         if access.truncate {
+            self.hold().await;
             self.overwrite(inode.0, b"");
         }
-        self.opened.fetch_add(1, Ordering::SeqCst);
         Ok(Opened { handle: Handle(inode.0), pages: PageCache::Keep })
     }
 
@@ -216,10 +233,12 @@ impl FileSystem for Memory {
     }
 
     async fn remove_directory(&self, parent: Inode, name: &[u8]) -> Result<(), Error> {
+        self.hold().await;
         self.remove(parent, name)
     }
 
     async fn rename(&self, from: Inode, name: &[u8], to: Inode, new_name: &[u8], keep: bool) -> Result<(), Error> {
+        self.hold().await;
         let inode = self.find(from, name).ok_or(Error::NotFound)?;
         if keep && self.find(to, new_name).is_some() {
             return Err(Error::NotWritable);
@@ -233,7 +252,7 @@ impl FileSystem for Memory {
         Ok(Handle(inode.0))
     }
 
-    fn readdir(&self, handle: Handle, offset: u64) -> Result<Self::Names, Error> {
+    async fn readdir(&self, handle: Handle, offset: u64) -> Result<Self::Names, Error> {
         let names = self.nodes.lock().unwrap().get(&handle.0).ok_or(Error::BadHandle)?.names.clone();
         let entries = names.into_iter().enumerate().skip(offset as usize).filter_map(|(index, (name, inode))| {
             Some(DirectoryEntry { name, offset: index as u64 + 1, entry: self.entry(inode).ok()? })
@@ -580,6 +599,64 @@ fn names_of_a_directory_that_is_never_idle_are_looked_up_again_after_a_while() {
         is_done.store(true, Ordering::SeqCst);
     });
     assert_eq!(fs::read(&path).unwrap(), b"two");
+}
+
+/// Does what others change of a file still show while `change` waits for its answer and a name in `directory` has changed?
+fn changes_show_during(mount: &Mount, directory: u64, change: impl FnOnce() + Send) {
+    let file = mount.memory.find(Inode::ROOT, b"f").unwrap();
+    let path = mount.path().join("f");
+    let open = fs::File::open(&path).unwrap();
+    mount.memory.is_held.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        scope.spawn(change);
+        soon("the change is under way", || mount.memory.waiting.load(Ordering::SeqCst) == 1);
+        mount.front_end.invalidate_entry(Inode(directory), b"x");
+        // Time for the notifier to do what it must not.
+        std::thread::sleep(Duration::from_millis(200));
+        let size = open.metadata().unwrap().len() as usize + 1;
+        mount.memory.overwrite(file, &vec![b'.'; size]);
+        mount.front_end.invalidate_node(Inode(file));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let has_size = || open.metadata().unwrap().len() == size as u64;
+        while !has_size() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let is_seen = has_size();
+        mount.memory.is_held.store(false, Ordering::SeqCst);
+        assert!(is_seen, "the notifier waits for the change");
+    });
+}
+
+#[test]
+fn change_of_a_name_in_a_directory_that_is_being_moved_or_removed_holds_up_no_other() {
+    let memory = Memory::new();
+    memory.put(1, "f", Some(b"one"));
+    let (moved, into) = (memory.put(1, "d", None), memory.put(1, "e", None));
+    memory.put(moved, "x", Some(b""));
+    let replaced = memory.put(into, "r", None);
+    let mount = Mount::new(memory, true);
+    let root = mount.path();
+    assert!(root.join("d/x").exists() && root.join("e/r").exists());
+    changes_show_during(&mount, moved, || fs::rename(root.join("d"), root.join("e/d")).unwrap());
+    changes_show_during(&mount, replaced, || fs::rename(root.join("e/d"), root.join("e/r")).unwrap());
+    changes_show_during(&mount, moved, || fs::remove_dir(root.join("e/r")).unwrap());
+}
+
+#[test]
+fn reader_that_is_killed_while_its_open_empties_the_file_leaves_nothing_open() {
+    let memory = Memory::new();
+    memory.put(1, "f", Some(b"one"));
+    let mount = Mount::new(memory, true);
+    mount.memory.is_held.store(true, Ordering::SeqCst);
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", "import os; os.open('f', os.O_RDONLY | os.O_TRUNC)"]).current_dir(mount.path());
+    let mut child = command.spawn().unwrap();
+    soon("the open is under way", || mount.memory.waiting.load(Ordering::SeqCst) == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    mount.memory.is_held.store(false, Ordering::SeqCst);
+    soon("nobody has it open", || mount.memory.released.load(Ordering::SeqCst) == 1);
+    assert_eq!(mount.memory.opened.load(Ordering::SeqCst), 1);
 }
 
 #[test]

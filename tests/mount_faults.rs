@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Cluster, LIMIT, Mount, until, wait};
@@ -103,6 +104,23 @@ fn what_is_loaded_stays_readable_while_the_api_is_away() {
         assert_eq!(fs::read(path.join("f")).unwrap(), b"foo");
     }
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+}
+
+#[test]
+fn project_that_nobody_can_be_asked_about_is_shown_as_not_writable() {
+    let cluster = failing_cluster();
+    let mount = cluster.mount(&["--all", "--read-write", "--disable-event-listening"]);
+    control(&cluster, "faults", json!({"api": [{"path": "/users/zzzzz-", "delay": 300}]}));
+    let home = mount.path().join("home");
+    let (send, receive) = std::sync::mpsc::channel();
+    let looking = home.clone();
+    std::thread::spawn(move || send.send(fs::metadata(&looking).map(|it| it.permissions().mode() & 0o777).ok()));
+    let mode = receive.recv_timeout(LIMIT);
+    control(&cluster, "faults", json!({"api": []}));
+    assert_eq!(mode, Ok(Some(0o555)));
+    // Whoever wants to write asks again.
+    fs::create_dir(home.join("made")).unwrap();
+    assert_eq!(fs::metadata(&home).unwrap().permissions().mode() & 0o777, 0o777);
 }
 
 #[test]

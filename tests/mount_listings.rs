@@ -10,7 +10,9 @@ mod support;
 use mount_support::Client;
 use serde_json::{Value, json};
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -285,6 +287,45 @@ fn what_changes_between_the_first_look_and_the_first_event_shows() {
     assert_eq!(names(&mount.path()), ["old"]);
     client.replace(&made.uuid, client.manifest(&[("new", b"new")]));
     support::until("the change", || names(&mount.path()) == ["new"]);
+}
+
+/// `os.listdir` of a descriptor reads from the beginning each time.
+#[test]
+fn directory_that_is_read_again_from_the_beginning_shows_the_names_of_now() {
+    let scene = Scene::new(&[]);
+    scene.me.make("collection", json!({"name": "first"}));
+    soon("the first", || names(&scene.home()).len() == 1);
+    let script = "import os; fd = os.open('.', os.O_RDONLY); print(os.listdir(fd), flush=True); input(); \
+                  print(sorted(os.listdir(fd)), flush=True)";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).current_dir(scene.home()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "['first']");
+    scene.me.make("collection", json!({"name": "second"}));
+    soon("the second", || names(&scene.home()).len() == 2);
+    writeln!(child.stdin.take().unwrap()).unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "['first', 'second']");
+    assert!(child.wait().unwrap().success());
+}
+
+/// The list says of each project whether we may write to it: `ls -l` need not ask for one after the other.
+#[test]
+fn modes_of_listed_projects_cost_no_requests() {
+    let scene = Scene::new(&["--read-write"]);
+    for number in 0..3 {
+        scene.me.make("group", json!({"name": format!("project {number}"), "group_class": "project"}));
+    }
+    soon("the projects", || names(&scene.home()).len() == 3);
+    let since = mount_support::control(&scene.cluster, "seq", json!({}))["api"].as_u64().unwrap();
+    for name in names(&scene.home()) {
+        let mode = fs::metadata(scene.home().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o777);
+    }
+    let log = mount_support::control(&scene.cluster, "log", json!({"since": since}));
+    let is_record = |entry: &&Value| entry["path"].as_str().unwrap().contains("/groups/zzzzz-");
+    let records: Vec<&Value> = log.as_array().unwrap().iter().filter(is_record).collect();
+    assert!(records.is_empty(), "{records:?}");
 }
 
 /// Nothing tells the kernel: it must ask again soon.

@@ -65,7 +65,7 @@ async fn reading_is_repeated_after_503_and_after_a_lost_connection_with_one_requ
     {
         let server = Server::tls(first_then(1, first, user())).await;
         let user = within(api(&server, retries(2)).current_user()).await.unwrap();
-        assert!(user.can_write && user.raw["kind"] == "arvados#user");
+        assert!(user.can_write == Some(true) && user.raw["kind"] == "arvados#user");
         let requests = server.requests.lock().unwrap().clone();
         assert_eq!(requests.len(), 2);
         assert_eq!(requests[0].headers["x-request-id"], requests[1].headers["x-request-id"]);
@@ -212,6 +212,24 @@ async fn all_pages_of_a_list_are_read_by_key() {
     let heads: Vec<_> = pages.into_iter().flat_map(|page| page.unwrap()).collect();
     assert_eq!(heads, ["c0", "c1", "c2", "c3", "c4"]);
     assert_eq!(server.lines().len(), 2, "a page shorter than the limit is the last");
+}
+
+#[tokio::test]
+async fn of_the_collections_in_a_project_only_what_a_listing_shows_is_asked_for() {
+    let server = Server::tls(|request| {
+        let items = match request.target.contains("arvados%23collection") {
+            true => json!([{"kind": "arvados#collection", "uuid": "c", "name": "collection"}]),
+            false => json!([{"kind": "arvados#group", "uuid": "g", "name": "group", "can_write": false}]),
+        };
+        Reply::json(&json!({"items": items, "limit": 1000}))
+    })
+    .await;
+    let client = api(&server, retries(0));
+    let pages: Vec<_> = within(paging::contents(&client, "p", &[], &[]).collect()).await;
+    let uuids: Vec<_> = pages.into_iter().flat_map(|page| page.unwrap()).map(|it| it.uuid().to_owned()).collect();
+    assert_eq!(uuids, ["g", "c"]);
+    let selects: Vec<_> = server.lines().iter().map(|line| line.contains("select=")).collect();
+    assert_eq!(selects, [false, true]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::actors::{Error, Supervisor};
 use crate::journal::Change;
-use crate::remote::api::{Collection, Filter, Query, Record};
+use crate::remote::api::{Api, Collection, Filter, Query, Record};
 use actix::{Handler, Message};
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
@@ -155,15 +155,7 @@ impl Supervisor {
 
     /// The record of a project, filter group or user.
     pub async fn project_record(&self, uuid: &str) -> Result<(Map<String, Value>, Option<DateTime<Utc>>), Error> {
-        let (api, id) = (self.environment().api.clone(), uuid.to_owned());
-        let request = async move {
-            if id.get(5..12) == Some("-tpzed-") {
-                let record = api.user(&id).await?;
-                return Ok((record.raw, record.fields.modified_at));
-            }
-            let record = api.group(&id).await?;
-            Ok((record.raw, record.fields.modified_at))
-        };
+        let request = project_record(self.environment().api.clone(), uuid.to_owned());
         Work::start(&self.environment().network, uuid, request).await
     }
 
@@ -183,4 +175,17 @@ impl Supervisor {
             Err(_) => Ok(old),
         }
     }
+}
+
+/// The same, to be run anywhere.
+pub(super) async fn project_record(
+    api: Arc<dyn Api>,
+    uuid: String,
+) -> Result<(Map<String, Value>, Option<DateTime<Utc>>), Error> {
+    if uuid.get(5..12) == Some("-tpzed-") {
+        let record = api.user(&uuid).await?;
+        return Ok((record.raw, record.fields.modified_at));
+    }
+    let record = api.group(&uuid).await?;
+    Ok((record.raw, record.fields.modified_at))
 }

@@ -323,14 +323,25 @@ impl ListingActor {
         }
     }
 
-    /// Somebody said that the listing may be old: an event (a mark), or a reader who found it so (`want`).
-    fn was_marked(&mut self, context: &mut Context<Self>) {
+    fn notice_marks(&mut self) {
         let marks = self.cell.marks();
-        let is_marked = marks != self.seen;
         if marks != self.noticed.0 {
             self.noticed = (marks, Instant::now());
             self.missing.clear();
         }
+    }
+
+    /// Need a name that is known not be asked for again? What an event has spoken of since it was asked for need.
+    fn is_recent(&self, item: &Item) -> bool {
+        let (marks, since) = self.noticed;
+        let is_newer = self.seen == marks || item.checked > since;
+        marks == self.cell.marks() && is_newer && item.checked.elapsed() < self.environment.refresh
+    }
+
+    /// Somebody said that the listing may be old: an event (a mark), or a reader who found it so (`want`).
+    fn was_marked(&mut self, context: &mut Context<Self>) {
+        self.notice_marks();
+        let is_marked = self.noticed.0 != self.seen;
         let is_wanted = self.cell.is_wanted();
         if !(is_marked || is_wanted) {
             return;
@@ -345,11 +356,7 @@ impl ListingActor {
         }
         let Some(listing) = self.cell.load() else { return };
         if !listing.is_complete() {
-            // Only look-ups so far: each is made again when its name is next used.
-            if is_marked {
-                self.seen = marks;
-                self.cell.publish(Arc::new(listing.unchecked()));
-            }
+            // Only look-ups so far: each is made again when its name is next used ([`ListingActor::is_recent`]).
             return;
         }
         if is_wanted {
@@ -405,14 +412,7 @@ impl Handler<Find> for ListingActor {
 
     fn handle(&mut self, Find { name, reply }: Find, context: &mut Self::Context) {
         let known = self.cell.load().and_then(|listing| listing.by_name(&name).cloned());
-        let (marks, since) = self.noticed;
-        // What an event has spoken of since it was seen is asked for again.
-        let is_recent = |item: &Item| {
-            let is_newer = |checked: Instant| self.seen == marks || checked > since;
-            let is_checked = |checked: Instant| is_newer(checked) && checked.elapsed() < self.environment.refresh;
-            marks == self.cell.marks() && item.checked.is_some_and(is_checked)
-        };
-        if let Some(item) = known.filter(is_recent) {
+        if let Some(item) = known.filter(|item| self.is_recent(item)) {
             let _ = reply.send(Ok(Some(item)));
         } else if self.missing.get(&name).is_some_and(|since| since.elapsed() < MISSING) {
             let _ = reply.send(Ok(None));
@@ -452,3 +452,6 @@ impl Handler<Stop> for ListingActor {
         context.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

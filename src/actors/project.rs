@@ -12,32 +12,10 @@ use crate::actors::{Error, Supervisor};
 use crate::keep::PortableDataHash;
 use crate::remote;
 use crate::remote::api::CollectionUpdate;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How long we rely on what a project's record said of our rights: they change rarely, and the server checks them anyway.
-const RIGHTS: Duration = Duration::from_secs(60);
 
 impl Supervisor {
-    /// May we change what is in a project? Users' homes are projects as well. Asked again after a while.
-    pub async fn can_write(&self, uuid: &str) -> Result<bool, Error> {
-        if let Some(known) = self.known_to_be_writable(uuid) {
-            return Ok(known);
-        }
-        let (record, _) = self.project_record(uuid).await?;
-        // Without the attribute (an old server) only trying can tell.
-        let can_write = record.get("can_write").and_then(Value::as_bool).unwrap_or(true);
-        self.writable.insert(uuid.to_owned(), (can_write, Instant::now()));
-        Ok(can_write)
-    }
-
-    /// The same, if it is known.
-    pub fn known_to_be_writable(&self, uuid: &str) -> Option<bool> {
-        let (known, since) = *self.writable.get(uuid)?;
-        (since.elapsed() < RIGHTS).then_some(known)
-    }
-
     /// Makes an empty collection in a project. The name is taken as it is.
     pub async fn make_collection(
         &self,
@@ -57,7 +35,8 @@ impl Supervisor {
         let request = async move { Ok(api.create_collection(&update, None).await?) };
         let record = Work::start(&self.environment().network, "making a collection", request).await.map_err(taken)?;
         let target = Target::Collection(record.uuid.clone().into());
-        let candidate = Candidate { name: name.as_bytes().to_vec(), target, modified: record.modified_at };
+        let candidate =
+            Candidate { name: name.as_bytes().to_vec(), target, modified: record.modified_at, can_write: None };
         self.ask(cell, |reply| listing::Add { candidate: candidate.clone(), reply }).await
     }
 
@@ -104,7 +83,8 @@ impl Supervisor {
         let record = Work::start(&self.environment().network, "moving a collection", request).await.map_err(taken)?;
         self.tell_removed(from, item.number).await;
         let target = item.target.clone();
-        let candidate = Candidate { name: new_name.as_bytes().to_vec(), target, modified: record.modified_at };
+        let candidate =
+            Candidate { name: new_name.as_bytes().to_vec(), target, modified: record.modified_at, can_write: None };
         self.ask(to, |reply| listing::Add { candidate: candidate.clone(), reply }).await?;
         Ok(())
     }

@@ -11,6 +11,7 @@ use crate::actors::collection::CollectionActor;
 use crate::actors::event::EventActor;
 use crate::actors::listing::{ListingActor, Source};
 use crate::actors::refresh::Reply;
+use crate::actors::rights::Rights;
 use crate::actors::{Environment, Error};
 use crate::remote::events::Listener;
 use actix::{Actor, ArbiterHandle, Handler, Message};
@@ -18,7 +19,7 @@ use dashmap::DashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Threads for actors. Their handlers take microseconds, so more would only wait.
@@ -41,8 +42,7 @@ pub struct Supervisor {
     next: AtomicUsize,
     collections: Table<CollectionActor>,
     listings: Table<ListingActor>,
-    /// Whether we may change what is in a project, and when that was found out.
-    pub(super) writable: DashMap<String, (bool, Instant)>,
+    pub(super) rights: Arc<Rights>,
     /// Held while an actor that failed is replaced, so that two who notice it do not both do it. No await inside.
     replacing: Mutex<()>,
 }
@@ -68,7 +68,7 @@ impl Supervisor {
             next: AtomicUsize::new(0),
             collections: DashMap::new(),
             listings: DashMap::new(),
-            writable: DashMap::new(),
+            rights: Arc::default(),
             replacing: Mutex::new(()),
         });
         supervisor.environment.network.spawn(sweep(Arc::downgrade(&supervisor)));

@@ -136,7 +136,7 @@ impl<F: FileSystem> Adapter<F> {
         parent: Inode,
         making: impl Future<Output = std::result::Result<Entry, Error>> + Send + 'static,
     ) -> Result<ReplyEntry> {
-        let _busy = self.requests.start([parent]);
+        let _busy = self.requests.start(&[parent]);
         let files = self.files.clone();
         let future = async move { Ok(Given::node(files, making.await?)) };
         Ok(self.entry(self.change(request, operation, parent, future).await?))
@@ -151,7 +151,10 @@ impl<F: FileSystem> Adapter<F> {
     ) -> Result<()> {
         let _running = self.statistics.start(Operation::Rename);
         let (parent, new_parent) = (Inode(parent), Inode(new_parent));
-        let _busy = self.requests.start([parent, new_parent]);
+        let moved = self.files.directory_at(parent, name.as_bytes());
+        let replaced = self.files.directory_at(new_parent, new_name.as_bytes());
+        let held: Vec<Inode> = [parent, new_parent].into_iter().chain(moved).chain(replaced).collect();
+        let _busy = self.requests.start(&held);
         let (files, name, new_name) = (self.files.clone(), name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
         let future = async move { files.rename(parent, &name, new_parent, &new_name, keep).await };
         self.change(request, "rename", parent, future).await
@@ -285,7 +288,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     async fn lookup(&self, request: Request, parent: u64, name: &OsStr) -> Result<ReplyEntry> {
         let _running = self.statistics.start(Operation::Lookup);
         let parent = Inode(parent);
-        let _busy = self.requests.start([parent]);
+        let _busy = self.requests.start(&[parent]);
         match self.run(request, "lookup", parent, self.files.lookup(parent, name.as_bytes())).await? {
             Found::Entry(entry) => Ok(ReplyEntry { ttl: entry.valid, attr: self.attributes(&entry), generation: 0 }),
             Found::Missing { valid } if valid.is_zero() => Err(libc::ENOENT.into()),
@@ -318,7 +321,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     async fn setattr(&self, request: Request, inode: u64, handle: Option<u64>, change: SetAttr) -> Result<ReplyAttr> {
         let _running = self.statistics.start(Operation::Setattr);
         let inode = Inode(inode);
-        let _busy = self.requests.start([inode]);
+        let _busy = self.requests.start(&[inode]);
         let modified = change.mtime.map(|time| crate::vfs::Timestamp { seconds: time.sec, nanoseconds: time.nsec });
         let change = Change { size: change.size, modified };
         let files = self.files.clone();
@@ -331,8 +334,8 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let _running = self.statistics.start(Operation::Open);
         let inode = Inode(inode);
         let access = access(flags);
-        // Who opens to write is counted, so that must not be broken off in the middle.
-        let opened = if access.write {
+        // Who opens to write or to empty a file is counted, so that must not be broken off in the middle.
+        let opened = if access.write || access.truncate {
             let files = self.files.clone();
             let future = async move {
                 let opened = files.open(inode, access).await?;
@@ -348,7 +351,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
 
     async fn read(&self, request: Request, inode: u64, handle: u64, offset: u64, size: u32) -> Result<ReplyData> {
         let _running = self.statistics.start(Operation::Read);
-        let _busy = self.requests.start([Inode(inode)]);
+        let _busy = self.requests.start(&[Inode(inode)]);
         let read = self.files.read(Handle(handle), offset, size);
         let data: Bytes = self.run(request, "read", Inode(inode), read).await?;
         self.statistics.add_bytes_read(data.len());
@@ -367,7 +370,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     ) -> Result<ReplyWrite> {
         let _running = self.statistics.start(Operation::Write);
         let inode = Inode(inode);
-        let _busy = self.requests.start([inode]);
+        let _busy = self.requests.start(&[inode]);
         let (files, handle, written) = (self.files.clone(), Handle(handle), data.len());
         // As it is now: `fcntl` may have changed it since the file was opened. Pages of a mapped file know their place.
         let append = write_flags & WRITE_CACHE == 0 && flags & libc::O_APPEND as u32 != 0;
@@ -408,7 +411,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         if !self.writable {
             return Err(libc::ENOSYS.into());
         }
-        let _busy = self.requests.start([Inode(inode)]);
+        let _busy = self.requests.start(&[Inode(inode)]);
         let files = self.files.clone();
         let future = async move { files.sync_directory(Handle(handle)).await };
         self.change(request, "fsyncdir", Inode(inode), future).await
@@ -441,16 +444,16 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
 
     async fn readdirplus<'a>(
         &'a self,
-        _request: Request,
+        request: Request,
         parent: u64,
         handle: u64,
         offset: u64,
         _lock_owner: u64,
     ) -> Result<ReplyDirectoryPlus<impl Stream<Item = Result<DirectoryEntryPlus>> + Send + 'a>> {
         let _running = self.statistics.start(Operation::Readdir);
-        let busy = self.requests.start([Inode(parent)]);
+        let busy = self.requests.start(&[Inode(parent)]);
         let names = self.files.readdir(Handle(handle), offset.saturating_sub(DOTS));
-        let names = names.map_err(|error| refuse("readdir", Inode(parent), &error))?;
+        let names = self.run(request, "readdir", Inode(parent), names).await?;
         let counted = Counted { files: self.files.clone(), names, unconfirmed: None };
         let dots = Self::dots(offset).map(move |(name, next)| DirectoryEntryPlus {
             inode: parent,
@@ -533,7 +536,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     ) -> Result<ReplyCreated> {
         let _running = self.statistics.start(Operation::Create);
         let parent = Inode(parent);
-        let _busy = self.requests.start([parent]);
+        let _busy = self.requests.start(&[parent]);
         let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
         let future = async move {
             let exclusive = flags & libc::O_EXCL as u32 != 0;
@@ -554,7 +557,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     async fn unlink(&self, request: Request, parent: u64, name: &OsStr) -> Result<()> {
         let _running = self.statistics.start(Operation::Unlink);
         let parent = Inode(parent);
-        let _busy = self.requests.start([parent]);
+        let _busy = self.requests.start(&[parent]);
         let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
         self.change(request, "unlink", parent, async move { files.unlink(parent, &name).await }).await
     }
@@ -562,7 +565,9 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     async fn rmdir(&self, request: Request, parent: u64, name: &OsStr) -> Result<()> {
         let _running = self.statistics.start(Operation::Rmdir);
         let parent = Inode(parent);
-        let _busy = self.requests.start([parent]);
+        let victim = self.files.directory_at(parent, name.as_bytes());
+        let held: Vec<Inode> = [parent].into_iter().chain(victim).collect();
+        let _busy = self.requests.start(&held);
         let (files, name) = (self.files.clone(), name.as_bytes().to_vec());
         self.change(request, "rmdir", parent, async move { files.remove_directory(parent, &name).await }).await
     }

@@ -6,24 +6,26 @@
 //! or `read` of a plain file is an error that few programs expect. So a request ends early only if its thread is
 //! going to die: the kernel then has SIGKILL pending for it, whatever the signal was.
 //!
+//! The kernel sends one INTERRUPT for a request, whatever comes after it: whoever catches SIGINT and is killed later is not
+//! told of again. So a request that got a harmless signal is looked at again and again for as long as it waits.
+//!
 //! Only requests that have to wait are entered here; one that is answered at once costs nothing.
 
 use dashmap::DashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::sync::Notify;
+
+/// Between two looks at whether a thread that got a harmless signal is dying by now. Nobody notices a fifth of a second more
+/// after a `kill -9`, and a look costs one small file of `/proc`.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Requests that wait, by their number in the FUSE protocol.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    requests: DashMap<u64, Request>,
-}
-
-#[derive(Debug)]
-struct Request {
-    thread: u32,
-    interrupted: Arc<Notify>,
+    requests: DashMap<u64, Arc<Notify>>,
 }
 
 /// The request was given up because its process dies.
@@ -38,22 +40,28 @@ impl Waiting {
             return Ok(result);
         }
         let interrupted = Arc::new(Notify::new());
-        self.requests.insert(unique, Request { thread, interrupted: interrupted.clone() });
+        self.requests.insert(unique, interrupted.clone());
         let _entered = Entered { waiting: self, unique };
         tokio::select! {
             biased;
             result = operation => Ok(result),
-            () = interrupted.notified() => Err(Interrupted),
+            () = death(&interrupted, thread) => Err(Interrupted),
         }
     }
 
     /// Called for INTERRUPT of request `unique`. A request that is not waiting any more has its answer on the way.
     pub fn interrupt(&self, unique: u64) {
-        let Some(request) = self.requests.get(&unique).map(|it| (it.thread, it.interrupted.clone())) else { return };
-        let (thread, interrupted) = request;
-        if is_dying(thread) {
+        if let Some(interrupted) = self.requests.get(&unique) {
             interrupted.notify_one();
         }
+    }
+}
+
+/// Ends when the thread got a signal and is dying.
+async fn death(interrupted: &Notify, thread: u32) {
+    interrupted.notified().await;
+    while !is_dying(thread) {
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -86,7 +94,6 @@ pub fn is_dying(thread: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[tokio::test]
     async fn request_of_a_dead_process_is_given_up() {
@@ -102,6 +109,26 @@ mod tests {
         };
         let both = async { tokio::join!(request, interrupt).0 };
         assert_eq!(tokio::time::timeout(Duration::from_secs(5), both).await, Ok(Err(Interrupted)));
+        assert!(waiting.requests.is_empty());
+    }
+
+    #[tokio::test]
+    async fn process_that_first_got_a_harmless_signal_can_still_be_killed() {
+        let waiting = Waiting::default();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("a process");
+        let request = waiting.run(7, child.id(), std::future::pending::<()>());
+        let signals = async {
+            while waiting.requests.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            waiting.interrupt(7);
+            tokio::task::yield_now().await;
+            assert!(!waiting.requests.is_empty(), "nobody dies yet");
+            // Of what comes next the kernel tells nothing.
+            child.kill().and_then(|()| child.wait()).expect("a child");
+        };
+        let both = async { tokio::join!(request, signals).0 };
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), both).await, Ok(Err(Interrupted)));
         assert!(waiting.requests.is_empty());
     }
 

@@ -259,8 +259,13 @@ impl Writer {
     fn write(&mut self, message: Message) -> bool {
         let (code, body, name): (i32, Vec<u8>, &[u8]) = match &message {
             Message::Node { inode, pages } => {
+                let is_late = *pages && self.shared.requests.is_busy(Inode(*inode));
+                if is_late {
+                    // Somebody came while we wrote the others: the pages have their turn later.
+                    Notifier { shared: self.shared.clone() }.invalidate_node(Inode(*inode));
+                }
                 // Offset 0 and length 0: all pages; a negative offset: none.
-                let offset: i64 = if *pages { 0 } else { -1 };
+                let offset: i64 = if *pages && !is_late { 0 } else { -1 };
                 let body = [inode.to_ne_bytes(), offset.to_ne_bytes(), 0i64.to_ne_bytes()].concat();
                 (INVALIDATE_INODE, body, &[])
             }
@@ -363,7 +368,7 @@ mod tests {
     #[test]
     fn busy_file_loses_its_attributes_at_once_and_its_pages_when_it_is_idle() {
         let (notifier, requests, socket) = notifier();
-        let busy = requests.start([Inode(9)]);
+        let busy = requests.start(&[Inode(9)]);
         notifier.invalidate_node(Inode(9));
         let offset = |message: Vec<u8>| i64::from_ne_bytes(message[24..32].try_into().expect("eight bytes"));
         assert_eq!(offset(receive(&socket)), -1);
@@ -373,9 +378,30 @@ mod tests {
     }
 
     #[test]
+    fn file_that_became_busy_before_its_message_is_written_keeps_its_pages_for_the_moment() {
+        let (here, there) = UnixDatagram::pair().expect("a pair of sockets");
+        here.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        let requests = Arc::new(Requests::default());
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), requests: requests.clone() });
+        let mut writer =
+            Writer { device: there.into(), shared: shared.clone(), knows_epoch: true, reported: HashSet::new() };
+        let notifier = Notifier { shared: shared.clone() };
+        notifier.invalidate_node(Inode(9));
+        let messages = writer.take(&mut shared.state());
+        let busy = requests.start(&[Inode(9)]);
+        assert!(messages.into_iter().all(|message| writer.write(message)));
+        let offset = |message: Vec<u8>| i64::from_ne_bytes(message[24..32].try_into().expect("eight bytes"));
+        assert_eq!(offset(receive(&here)), -1);
+        drop(busy);
+        let messages = writer.take(&mut shared.state());
+        assert!(messages.into_iter().all(|message| writer.write(message)));
+        assert_eq!(offset(receive(&here)), 0);
+    }
+
+    #[test]
     fn names_of_a_busy_directory_wait_and_then_cost_the_epoch() {
         let (notifier, requests, socket) = notifier();
-        let busy = requests.start([Inode(1)]);
+        let busy = requests.start(&[Inode(1)]);
         notifier.invalidate_entry(Inode(1), b"x");
         socket.set_read_timeout(Some(PATIENCE / 2)).expect("a socket");
         assert!(socket.recv(&mut [0; 64]).is_err(), "not while it is busy");
@@ -391,7 +417,7 @@ mod tests {
     #[test]
     fn all_names_are_one_message_which_speaks_for_those_that_wait() {
         let (notifier, requests, socket) = notifier();
-        let busy = requests.start([Inode(1)]);
+        let busy = requests.start(&[Inode(1)]);
         notifier.invalidate_entry(Inode(1), b"x");
         notifier.invalidate_names();
         assert_eq!(receive(&socket)[4..8], 8u32.to_ne_bytes());
@@ -404,7 +430,7 @@ mod tests {
     #[test]
     fn more_names_than_may_wait_are_one_message() {
         let (notifier, requests, socket) = notifier();
-        let _busy = requests.start([Inode(1)]);
+        let _busy = requests.start(&[Inode(1)]);
         for number in 0..=MOST_NAMES {
             notifier.invalidate_entry(Inode(1), number.to_string().as_bytes());
         }

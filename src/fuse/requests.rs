@@ -5,7 +5,8 @@
 //!
 //! * READ and WRITE hold the locks of the pages that they fill or send; dropping a file's pages needs those locks.
 //! * LOOKUP, READDIR, CREATE, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, FSYNCDIR and SETATTR hold the lock of the directory;
-//!   letting one of its names expire needs it.
+//!   letting one of its names expire needs it. RMDIR holds that of the directory that goes as well, and RENAME those of a
+//!   directory that is moved and of one that is replaced.
 //! * GETATTR, OPEN, FLUSH, FSYNC, RELEASE, OPENDIR and STATFS hold nothing that a notification needs. They are not counted,
 //!   because a FLUSH may take as long as a commit and would hold up everything that other clients change.
 //!
@@ -21,12 +22,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+/// Most inodes that one request holds: RENAME has two parents, and what is moved and replaced.
+const MOST: usize = 4;
+
+/// Stands for no inode at all.
+const NONE: Inode = Inode(0);
+
 /// The table of requests under way, shared by the adapter and the notifier.
 #[derive(Debug, Default)]
 pub struct Requests {
     running: DashMap<u64, u32>,
     /// Requests whose answer is about to be written.
-    ended: Mutex<Vec<[Inode; 2]>>,
+    ended: Mutex<Vec<[Inode; MOST]>>,
     /// Does the notifier wait for one of them?
     is_awaited: AtomicBool,
     became_idle: Condvar,
@@ -35,14 +42,15 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Enters a request that holds the locks of one or two inodes, until the guard is dropped.
-    pub fn start<const N: usize>(self: &Arc<Self>, inodes: [Inode; N]) -> Busy {
-        let none = Inode(0);
-        let both = [inodes.first().copied().unwrap_or(none), inodes.get(1).copied().unwrap_or(none)];
-        for inode in both.into_iter().filter(|inode| *inode != none) {
+    /// Enters a request that holds the locks of some inodes, until the guard is dropped.
+    pub fn start(self: &Arc<Self>, inodes: &[Inode]) -> Busy {
+        debug_assert!(inodes.len() <= MOST);
+        let mut held = [NONE; MOST];
+        for (place, inode) in held.iter_mut().zip(inodes) {
+            *place = *inode;
             *self.running.entry(inode.0).or_default() += 1;
         }
-        Busy { requests: self.clone(), inodes: both }
+        Busy { requests: self.clone(), inodes: held }
     }
 
     pub fn is_busy(&self, inode: Inode) -> bool {
@@ -61,7 +69,7 @@ impl Requests {
     fn settle(&self) {
         let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
         let mut is_idle = false;
-        for inode in ended.into_iter().flatten().filter(|inode| *inode != Inode(0)) {
+        for inode in ended.into_iter().flatten().filter(|inode| *inode != NONE) {
             if let dashmap::Entry::Occupied(mut count) = self.running.entry(inode.0) {
                 *count.get_mut() -= 1;
                 if *count.get() == 0 {
@@ -80,7 +88,7 @@ impl Requests {
 #[derive(Debug)]
 pub struct Busy {
     requests: Arc<Requests>,
-    inodes: [Inode; 2],
+    inodes: [Inode; MOST],
 }
 
 impl Drop for Busy {
@@ -108,8 +116,8 @@ mod tests {
     #[tokio::test]
     async fn inode_is_busy_until_the_turn_after_the_last_answer() {
         let requests = Arc::new(Requests::default());
-        let one = requests.start([Inode(5)]);
-        let two = requests.start([Inode(5), Inode(6)]);
+        let one = requests.start(&[Inode(5)]);
+        let two = requests.start(&[Inode(5), Inode(6)]);
         drop(one);
         tokio::task::yield_now().await;
         assert!(requests.is_busy(Inode(5)) && requests.is_busy(Inode(6)));
@@ -123,7 +131,7 @@ mod tests {
     #[test]
     fn rename_within_one_directory_counts_twice_and_ends_twice() {
         let requests = Arc::new(Requests::default());
-        drop(requests.start([Inode(5), Inode(5)]));
+        drop(requests.start(&[Inode(5), Inode(5)]));
         assert!(requests.running.is_empty());
     }
 }

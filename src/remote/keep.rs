@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 mod answer;
 pub mod client;
+mod known;
 mod receive;
 pub mod services;
 mod upload;

@@ -7,12 +7,12 @@ use crate::actors::collection::CollectionState;
 use crate::actors::collection::draft::Draft;
 use crate::actors::listing::Listing;
 use crate::tree::NodeId;
-use crate::vfs::object::Pinned;
+use crate::vfs::object::{OpenRecord, Pinned};
 use crate::vfs::{Attributes, Entry, Handle, Inode};
 use bytes::Bytes;
 use dashmap::DashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A file of a collection.
 pub struct OpenFile {
@@ -53,8 +53,25 @@ impl Writer {
 }
 
 /// A file whose content the program makes.
-pub struct OpenText {
-    pub text: Bytes,
+pub enum OpenText {
+    Fixed(Bytes),
+    Record(OpenRecord),
+}
+
+impl OpenText {
+    pub fn text(&self) -> &Bytes {
+        match self {
+            OpenText::Fixed(text) => text,
+            OpenText::Record(record) => record.text(),
+        }
+    }
+}
+
+/// How far the names of a directory have been read: `count` of them, of which `last` is the last one.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    pub count: usize,
+    pub last: NodeId,
 }
 
 /// The names of a directory as they were when it was opened.
@@ -65,8 +82,20 @@ pub enum OpenNames {
 }
 
 pub struct OpenDirectory {
+    pub inode: Inode,
     pub object: Pinned,
     pub names: OpenNames,
+    /// Where reading in a collection may go on: after the last name that was read, and after the one before, because the last one may
+    /// have found no room in the answer.
+    pub marks: Mutex<[Option<Mark>; 2]>,
+    /// It has been read from the beginning.
+    pub was_read: AtomicBool,
+}
+
+impl OpenDirectory {
+    pub fn new(inode: Inode, object: Pinned, names: OpenNames) -> OpenDirectory {
+        OpenDirectory { inode, object, names, marks: Mutex::default(), was_read: AtomicBool::new(false) }
+    }
 }
 
 pub enum Open {
@@ -92,6 +121,13 @@ impl Handles {
 
     pub fn get(&self, handle: Handle) -> Option<Arc<Open>> {
         self.table.get(&handle.0).map(|open| open.clone())
+    }
+
+    /// Puts something else behind a handle, unless it has been closed.
+    pub fn replace(&self, handle: Handle, open: Open) -> Option<Arc<Open>> {
+        let mut place = self.table.get_mut(&handle.0)?;
+        *place = Arc::new(open);
+        Some(place.clone())
     }
 
     pub fn remove(&self, handle: Handle) -> Option<Arc<Open>> {

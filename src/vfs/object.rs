@@ -15,7 +15,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Number of the hidden file (`.arvados#collection`, `.arvados#project`) within its object.
@@ -137,6 +137,8 @@ pub struct Object {
     pub door: Inode,
     pub content: Content,
     pub record: ArcSwapOption<RecordText>,
+    /// Handles on it.
+    readers: AtomicUsize,
     /// Which content of a file the kernel may have pages of, for files that grew in place.
     pub opened: DashMap<u32, u32>,
     users: AtomicI64,
@@ -170,6 +172,41 @@ impl Drop for Pinned {
     }
 }
 
+/// A handle on the hidden file. It may hold as much as a manifest has, so the last one takes the text with it; whoever looks
+/// the name up again has it made anew anyway.
+pub struct OpenRecord {
+    object: Pinned,
+    record: Arc<RecordText>,
+}
+
+impl OpenRecord {
+    /// `None`: nobody has looked it up since it was last closed.
+    pub fn new(object: Pinned) -> Option<OpenRecord> {
+        // Counted before it is loaded: who closes it at this moment must know of us.
+        object.readers.fetch_add(1, Ordering::AcqRel);
+        match object.record.load_full() {
+            Some(record) => Some(OpenRecord { object, record }),
+            None => {
+                object.readers.fetch_sub(1, Ordering::AcqRel);
+                None
+            }
+        }
+    }
+
+    pub fn text(&self) -> &Bytes {
+        &self.record.text
+    }
+}
+
+impl Drop for OpenRecord {
+    fn drop(&mut self) {
+        if self.object.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // One that was made meanwhile is for somebody who is about to open it.
+            self.object.record.compare_and_swap(&self.record, None);
+        }
+    }
+}
+
 /// All objects of a mount, by slot and by the door that leads to them.
 pub struct Objects {
     supervisor: Arc<Supervisor>,
@@ -197,8 +234,7 @@ impl Objects {
 
     /// The object behind `door`; made if nobody has looked inside yet.
     pub fn enter(&self, door: Inode, behind: &Behind) -> Pinned {
-        let known = self.doors.get(&door).map(|slot| *slot);
-        if let Some(object) = known.and_then(|slot| self.get(slot)) {
+        if let Some(object) = self.entered(door) {
             return object;
         }
         // Two who come at once may both get here; the entry makes one of them find what the other made.
@@ -217,6 +253,12 @@ impl Objects {
                 object
             }
         }
+    }
+
+    /// The object behind `door`, if somebody has looked inside.
+    pub fn entered(&self, door: Inode) -> Option<Pinned> {
+        let slot = *self.doors.get(&door)?;
+        self.get(slot)
     }
 
     fn make(&self, door: Inode, behind: &Behind) -> Pinned {
@@ -238,6 +280,7 @@ impl Objects {
             door,
             content,
             record: ArcSwapOption::empty(),
+            readers: AtomicUsize::new(0),
             opened: DashMap::new(),
             users: AtomicI64::new(1),
             was_idle: AtomicBool::new(false),
@@ -278,7 +321,8 @@ impl Objects {
         let door = |object: &Arc<Object>| {
             let Content::Listing { cell, .. } = &object.content else { return None };
             let listing = cell.load()?;
-            let leads = |item: &&listing::Item| matches!(&item.target, listing::Target::Collection(it) if **it == *key);
+            let leads =
+                |item: &&Arc<listing::Item>| matches!(&item.target, listing::Target::Collection(it) if **it == *key);
             Some(Inode::new(object.slot, listing.items().iter().find(leads)?.number))
         };
         self.slots.iter().filter_map(|object| door(&object)).collect()
@@ -309,4 +353,45 @@ fn is_idle(object: &Object) -> bool {
 
 fn pin(object: Arc<Object>) -> Option<Pinned> {
     if object.users.fetch_add(1, Ordering::AcqRel) < DROPPED / 2 { None } else { Some(Pinned(object)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object() -> Arc<Object> {
+        Arc::new(Object {
+            slot: 1,
+            door: Inode::ROOT,
+            content: Content::Fixed(Arc::default()),
+            record: ArcSwapOption::empty(),
+            readers: AtomicUsize::new(0),
+            opened: DashMap::new(),
+            users: AtomicI64::new(0),
+            was_idle: AtomicBool::new(false),
+        })
+    }
+
+    #[test]
+    fn text_of_a_record_is_kept_until_the_last_handle_on_it_is_closed() {
+        let object = object();
+        let look_up = || {
+            let record = RecordText { text: Bytes::from_static(b"{}"), modified: Timestamp::default() };
+            object.record.store(Some(Arc::new(record)));
+        };
+        let open = || OpenRecord::new(pin(object.clone()).expect("in use"));
+        assert!(open().is_none());
+        look_up();
+        let (one, other) = (open(), open());
+        drop(one);
+        assert!(object.record.load().is_some());
+        drop(other);
+        assert!(object.record.load().is_none() && open().is_none());
+        look_up();
+        let old = open();
+        look_up();
+        drop(old);
+        assert_eq!(open().map(|it| it.text().len()), Some(2), "made for somebody who comes now");
+        assert_eq!(object.users.load(Ordering::Relaxed), 0);
+    }
 }

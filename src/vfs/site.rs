@@ -13,12 +13,13 @@ use crate::tree::NodeId;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::{Handles, Open, OpenDirectory, OpenFile, OpenText};
 use crate::vfs::layout::{self, Layout, Place};
-use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, Object, Objects, Pinned, RECORD_FILE};
+use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, Object, Objects, OpenRecord, Pinned, RECORD_FILE};
 use crate::vfs::{
     Access, AtOnce, Change, Entry, Error, FileSystem, Found, FrontEnd, Handle, Inode, Kind, Opened, PageCache,
     Timestamp, Totals,
 };
 use bytes::Bytes;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -203,6 +204,10 @@ impl FileSystem for Site {
         Ok(found)
     }
 
+    fn directory_at(&self, parent: Inode, name: &[u8]) -> Option<Inode> {
+        self.published_directory(parent, name)
+    }
+
     fn remember(&self, inode: Inode) {
         self.objects.remember(inode.slot());
     }
@@ -248,8 +253,8 @@ impl FileSystem for Site {
             return self.open_for_writing(object, &cell, inode, access).await;
         }
         if inode.number() == RECORD_FILE {
-            let text = object.record.load_full().ok_or(Error::Stale)?.text.clone();
-            let handle = self.handles.add(Open::Text(OpenText { text }));
+            let record = OpenRecord::new(object).ok_or(Error::Stale)?;
+            let handle = self.handles.add(Open::Text(OpenText::Record(record)));
             return Ok(Opened { handle, pages: PageCache::Bypass });
         }
         match &object.content {
@@ -271,7 +276,7 @@ impl FileSystem for Site {
             Content::Fixed(items) | Content::Magic { fixed: items, .. } => {
                 let item = items.get(inode.number() as usize).ok_or(Error::Stale)?;
                 let FixedNode::Text(text) = &item.node else { return Err(Error::IsADirectory) };
-                let handle = self.handles.add(Open::Text(OpenText { text: text.clone() }));
+                let handle = self.handles.add(Open::Text(OpenText::Fixed(text.clone())));
                 Ok(Opened { handle, pages: PageCache::Keep })
             }
             Content::Listing { .. } => Err(Error::Stale),
@@ -282,7 +287,8 @@ impl FileSystem for Site {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         match open.as_ref() {
             Open::File(file) => self.read_file(file, offset, size).await,
-            Open::Text(OpenText { text }) => {
+            Open::Text(open) => {
+                let text = open.text();
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
                 let end = start.saturating_add(size as usize).min(text.len());
                 Ok(text.slice(start..end))
@@ -348,11 +354,17 @@ impl FileSystem for Site {
     async fn opendir(&self, inode: Inode) -> Result<Handle, Error> {
         let directory = self.directory(inode, true).await?;
         let (object, names) = self.names(directory).await?;
-        Ok(self.handles.add(Open::Directory(OpenDirectory { object, names })))
+        Ok(self.handles.add(Open::Directory(OpenDirectory::new(inode, object, names))))
     }
 
-    fn readdir(&self, handle: Handle, offset: u64) -> Result<Names, Error> {
-        let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
+    async fn readdir(&self, handle: Handle, offset: u64) -> Result<Names, Error> {
+        let mut open = self.handles.get(handle).ok_or(Error::BadHandle)?;
+        if offset == 0
+            && let Open::Directory(directory) = open.as_ref()
+            && directory.was_read.swap(true, Ordering::Relaxed)
+        {
+            open = self.rewound(handle, directory.inode).await.unwrap_or(open);
+        }
         Names::new(self.supervisor.clone(), self.freshness, open, offset).ok_or(Error::NotADirectory)
     }
 

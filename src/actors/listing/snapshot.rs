@@ -4,6 +4,7 @@ use crate::actors::news::Change;
 use chrono::{DateTime, Utc};
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a name in a listing stands for.
@@ -24,8 +25,10 @@ pub struct Item {
     pub name: Box<[u8]>,
     pub target: Target,
     pub modified: Option<DateTime<Utc>>,
-    /// When it was last seen on the server; `None` once something may have changed since.
-    pub checked: Option<Instant>,
+    /// May we change what is in it? As far as the list says so, which it does of projects only.
+    pub can_write: Option<bool>,
+    /// When it was last asked for. Whether something may have changed since is for those to know who hear of events.
+    pub checked: Instant,
 }
 
 /// An object found by a source, before it has a number.
@@ -34,12 +37,14 @@ pub struct Candidate {
     pub name: Vec<u8>,
     pub target: Target,
     pub modified: Option<DateTime<Utc>>,
+    /// As in [`Item`].
+    pub can_write: Option<bool>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Listing {
-    /// Sorted by name; names are unique.
-    items: Vec<Item>,
+    /// Sorted by name; names are unique. Shared with the listings that were made from this one.
+    items: Vec<Arc<Item>>,
     /// Positions in `items`, sorted by number.
     by_number: Vec<u32>,
     /// When everything was asked for; `None`: it holds only what was looked up so far.
@@ -54,7 +59,7 @@ pub struct Listing {
 
 impl Listing {
     /// With these items, and otherwise as `like`.
-    fn new(mut items: Vec<Item>, like: &Listing) -> Listing {
+    fn new(mut items: Vec<Arc<Item>>, like: &Listing) -> Listing {
         items.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         let mut by_number: Vec<u32> = (0..items.len() as u32).collect();
         by_number.sort_unstable_by_key(|position| items[*position as usize].number);
@@ -67,18 +72,27 @@ impl Listing {
     }
 
     /// All items, sorted by name.
-    pub fn items(&self) -> &[Item] {
+    pub fn items(&self) -> &[Arc<Item>] {
         &self.items
     }
 
     pub fn by_name(&self, name: &[u8]) -> Option<&Item> {
-        let position = self.items.binary_search_by(|item| item.name.as_ref().cmp(name)).ok()?;
-        Some(&self.items[position])
+        self.place_of(name).ok().map(|position| self.items[position].as_ref())
+    }
+
+    /// The position of the item with this name, or where it would have to be.
+    fn place_of(&self, name: &[u8]) -> Result<usize, usize> {
+        self.items.binary_search_by(|item| item.name.as_ref().cmp(name))
+    }
+
+    /// The position in `by_number` of the item with this number, or where it would have to be.
+    fn place_of_number(&self, number: u32) -> Result<usize, usize> {
+        self.by_number.binary_search_by_key(&number, |position| self.items[*position as usize].number)
     }
 
     pub fn by_number(&self, number: u32) -> Option<&Item> {
-        let position = self.by_number.binary_search_by_key(&number, |position| self.items[*position as usize].number);
-        Some(&self.items[self.by_number[position.ok()?] as usize])
+        let place = self.place_of_number(number).ok()?;
+        Some(self.items[self.by_number[place] as usize].as_ref())
     }
 }
 
@@ -88,9 +102,28 @@ impl Listing {
         Listing::new(self.items.iter().filter(|item| keep(item)).cloned().collect(), self)
     }
 
-    /// The same with nothing in it counting as checked.
-    pub fn unchecked(&self) -> Listing {
-        Listing::new(self.items.iter().map(|item| Item { checked: None, ..item.clone() }).collect(), self)
+    /// The same with one more item, in place of those with its name or its number. Nothing is sorted, and of the others
+    /// only pointers are copied: a program may look up one name after the other in a large project.
+    fn with(&self, item: Item) -> Listing {
+        let mut listing = self.clone();
+        if let Ok(place) = listing.place_of_number(item.number) {
+            listing.remove(listing.by_number[place] as usize);
+        }
+        if let Ok(position) = listing.place_of(&item.name) {
+            listing.remove(position);
+        }
+        let (Ok(position) | Err(position)) = listing.place_of(&item.name);
+        let (Ok(place) | Err(place)) = listing.place_of_number(item.number);
+        listing.by_number.iter_mut().filter(|other| **other as usize >= position).for_each(|other| *other += 1);
+        listing.by_number.insert(place, position as u32);
+        listing.items.insert(position, Arc::new(item));
+        listing
+    }
+
+    fn remove(&mut self, position: usize) {
+        self.items.remove(position);
+        self.by_number.retain(|other| *other as usize != position);
+        self.by_number.iter_mut().filter(|other| **other as usize > position).for_each(|other| *other -= 1);
     }
 }
 
@@ -102,6 +135,7 @@ pub fn changes_between(old: &Listing, new: &Listing, was_missed: impl Fn(&[u8]) 
     let (mut before, mut after) = (old.items.iter().peekable(), new.items.iter().peekable());
     loop {
         let order = match (before.peek(), after.peek()) {
+            (Some(one), Some(other)) if Arc::ptr_eq(one, other) => Ordering::Equal,
             (Some(one), Some(other)) => one.name.cmp(&other.name),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
@@ -111,7 +145,8 @@ pub fn changes_between(old: &Listing, new: &Listing, was_missed: impl Fn(&[u8]) 
         let come = if order.is_ge() { after.next() } else { None };
         match (gone, come) {
             (Some(gone), Some(come)) if gone.number == come.number => {
-                changes.extend((gone.modified != come.modified).then_some(Change::Node(come.number)));
+                let is_same = (gone.modified, gone.can_write) == (come.modified, come.can_write);
+                changes.extend((!is_same).then_some(Change::Node(come.number)));
             }
             (Some(gone), _) => changes.push(entry(gone)),
             (None, Some(come)) if old.is_complete() || was_missed(&come.name) => changes.push(entry(come)),
@@ -159,7 +194,7 @@ impl Numbering {
                 Some(_) => {}
             }
         }
-        let items: Vec<Item> = chosen.into_iter().map(|candidate| self.item(candidate, fetched)).collect();
+        let items: Vec<_> = chosen.into_iter().map(|candidate| Arc::new(self.item(candidate, fetched))).collect();
         if self.numbers.len() > 2 * items.len() + 1000 {
             // Numbers are never given twice, so forgetting those of objects that are long gone does no harm.
             self.numbers = items.iter().map(|item| (item.target.clone(), item.number)).collect();
@@ -170,17 +205,14 @@ impl Numbering {
     /// `listing` with one more object, seen at `checked`, which replaces one of the same name.
     pub fn with(&mut self, listing: Option<&Listing>, candidate: Candidate, checked: Instant) -> (Listing, Item) {
         let item = self.item(candidate, checked);
-        let others = listing.map(Listing::items).unwrap_or_default().iter();
-        let keep = others.filter(|other| other.name != item.name && other.number != item.number).cloned();
-        let items = keep.chain([item.clone()]).collect();
         let nothing = Listing::default();
-        (Listing::new(items, listing.unwrap_or(&nothing)), item)
+        (listing.unwrap_or(&nothing).with(item.clone()), item)
     }
 
     fn item(&mut self, candidate: Candidate, checked: Instant) -> Item {
         let number = self.number(&candidate.target);
-        let Candidate { name, target, modified } = candidate;
-        Item { number, name: name.into_boxed_slice(), target, modified, checked: Some(checked) }
+        let Candidate { name, target, modified, can_write } = candidate;
+        Item { number, name: name.into_boxed_slice(), target, modified, can_write, checked }
     }
 }
 
@@ -190,7 +222,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn candidate(name: &str, uuid: &str) -> Candidate {
-        Candidate { name: name.into(), target: Target::Collection(uuid.into()), modified: None }
+        Candidate { name: name.into(), target: Target::Collection(uuid.into()), modified: None, can_write: None }
     }
 
     #[test]
@@ -239,6 +271,9 @@ mod tests {
         let later = list(vec![Candidate { modified, ..candidate("same", "4") }], &mut numbering);
         let number = later.by_name(b"same").map(|item| item.number).expect("listed");
         assert_eq!(changes_between(&partial, &later, |_| false), [Change::Node(number)]);
+        let readable =
+            list(vec![Candidate { modified, can_write: Some(false), ..candidate("same", "4") }], &mut numbering);
+        assert_eq!(changes_between(&later, &readable, |_| false), [Change::Node(number)]);
     }
 
     proptest! {
@@ -272,9 +307,11 @@ mod tests {
                 listing = Some(next);
             }
             let listing = listing.unwrap_or_default();
+            prop_assert!(listing.items().is_sorted_by(|one, other| one.name < other.name));
+            prop_assert_eq!(listing.by_number.len(), listing.items().len());
             for item in listing.items() {
-                prop_assert_eq!(listing.by_name(&item.name), Some(item));
-                prop_assert_eq!(listing.by_number(item.number), Some(item));
+                prop_assert_eq!(listing.by_name(&item.name), Some(item.as_ref()));
+                prop_assert_eq!(listing.by_number(item.number), Some(item.as_ref()));
             }
             prop_assert_eq!(listing.by_number(u32::MAX), None);
         }

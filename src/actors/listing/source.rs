@@ -132,12 +132,12 @@ fn raw(filters: Vec<Value>) -> Vec<Filter> {
 }
 
 fn of_object(object: Object, environment: &Environment) -> Option<Candidate> {
-    let (name, modified, target) = match object {
-        Object::Collection(it) => (it.name, it.modified_at, Target::Collection(it.uuid.into())),
-        Object::Group(it) => (it.name, it.modified_at, Target::Project(it.uuid.into())),
+    let (name, modified, target, can_write) = match object {
+        Object::Collection(it) => (it.name, it.modified_at, Target::Collection(it.uuid.into()), None),
+        Object::Group(it) => (it.name, it.modified_at, Target::Project(it.uuid.into()), it.can_write),
         Object::User(_) | Object::Other => return None,
     };
-    candidate(&name, modified, target, environment)
+    Some(Candidate { can_write, ..candidate(&name, modified, target, environment)? })
 }
 
 fn candidate(
@@ -147,7 +147,7 @@ fn candidate(
     environment: &Environment,
 ) -> Option<Candidate> {
     let name = names::shown(name, environment.substitution.as_deref())?;
-    Some(Candidate { name, target, modified })
+    Some(Candidate { name, target, modified, can_write: None })
 }
 
 fn of_tag(tag: String, environment: &Environment) -> Option<Candidate> {
@@ -156,7 +156,8 @@ fn of_tag(tag: String, environment: &Environment) -> Option<Candidate> {
 }
 
 fn of_tagged(uuid: String) -> Candidate {
-    Candidate { name: uuid.clone().into_bytes(), target: Target::Collection(uuid.into()), modified: None }
+    let target = Target::Collection(uuid.as_str().into());
+    Candidate { name: uuid.into_bytes(), target, modified: None, can_write: None }
 }
 
 /// Each readable owner of something shared is a directory; what has no readable owner is shown itself.
@@ -172,12 +173,13 @@ async fn shared(environment: &Environment) -> Result<Vec<Candidate>, Error> {
     let mut candidates = Vec::new();
     for group in &groups {
         let shown = match owners.get(&group.owner_uuid) {
-            Some(Object::Group(owner)) => (owner.name.clone(), owner.modified_at, &owner.uuid),
-            Some(Object::User(owner)) => (name_of_user(owner), owner.modified_at, &owner.uuid),
-            _ => (group.name.clone(), group.modified_at, &group.uuid),
+            Some(Object::Group(owner)) => (owner.name.clone(), owner.modified_at, &owner.uuid, owner.can_write),
+            Some(Object::User(owner)) => (name_of_user(owner), owner.modified_at, &owner.uuid, owner.can_write),
+            _ => (group.name.clone(), group.modified_at, &group.uuid, group.can_write),
         };
-        let (name, modified, uuid) = shown;
-        candidates.extend(candidate(&name, modified, Target::Project(uuid.as_str().into()), environment));
+        let (name, modified, uuid, can_write) = shown;
+        let shown = candidate(&name, modified, Target::Project(uuid.as_str().into()), environment);
+        candidates.extend(shown.map(|shown| Candidate { can_write, ..shown }));
     }
     Ok(candidates)
 }

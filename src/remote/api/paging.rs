@@ -18,9 +18,14 @@ use std::future::Future;
 /// Items of a page: the most that a server sends by default (`MaxItemsPerResponse`).
 const PAGE: u32 = 1000;
 
+/// What the list of a project needs to know of a collection. All else, descriptions and properties above all, makes an answer
+/// three times as long (protocol.md 4.13). Of groups everything is asked for: there are few, and a server refuses a list that
+/// selects what it does not know, which is so of `can_write` on old ones.
+const OF_COLLECTIONS: [&str; 5] = ["uuid", "name", "owner_uuid", "modified_at", "current_version_uuid"];
+
 /// What is in a project, filter group or home, a page at a time, in order of uuid within a page's kind: first the
 /// projects and filter groups, then the current versions of collections (arv-mount.md 2.3). `groups` and `collections`
-/// are further filters for either part.
+/// are further filters for either part. Of collections only [`OF_COLLECTIONS`] is known.
 pub fn contents<'a>(
     api: &'a dyn Api,
     uuid: &'a str,
@@ -34,11 +39,13 @@ pub fn contents<'a>(
     group_filters.extend_from_slice(groups);
     let mut collection_filters = vec![Filter::new("uuid", "is_a", "arvados#collection")];
     collection_filters.extend_from_slice(collections);
-    let part = move |filters: Vec<Filter>| {
+    let part = move |filters: Vec<Filter>, select: &[&str]| {
         let key = |object: &Object| object.uuid().to_owned();
-        pages(by_key("uuid", filters), "uuid", key, move |query| async move { api.contents(Some(uuid), &query).await })
+        let select = select.iter().map(|attribute| (*attribute).to_owned()).collect();
+        let query = Query { select, ..by_key("uuid", filters) };
+        pages(query, "uuid", key, move |query| async move { api.contents(Some(uuid), &query).await })
     };
-    let pages = part(group_filters).chain(part(collection_filters));
+    let pages = part(group_filters, &[]).chain(part(collection_filters, &OF_COLLECTIONS));
     pages.map(|page| {
         page.map(|mut page| {
             page.items.retain(is_shown);

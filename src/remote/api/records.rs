@@ -104,9 +104,8 @@ pub struct Group {
     pub trash_at: Option<DateTime<Utc>>,
     #[serde(deserialize_with = "nullable")]
     pub is_trashed: bool,
-    /// What we may do with it.
-    #[serde(deserialize_with = "nullable")]
-    pub can_write: bool,
+    /// What we may do with it; an old server does not say.
+    pub can_write: Option<bool>,
     #[serde(deserialize_with = "nullable")]
     pub can_manage: bool,
     pub frozen_by_uuid: Option<String>,
@@ -132,8 +131,7 @@ pub struct User {
     pub is_active: bool,
     #[serde(deserialize_with = "nullable")]
     pub is_admin: bool,
-    #[serde(deserialize_with = "nullable")]
-    pub can_write: bool,
+    pub can_write: Option<bool>,
     #[serde(deserialize_with = "nullable")]
     pub can_manage: bool,
     #[serde(deserialize_with = "time")]

@@ -9,6 +9,7 @@ use crate::keep::{Locator, MAX_BLOCK_SIZE};
 use crate::remote::api::Api;
 use crate::remote::error::{Error, Result};
 use crate::remote::keep::answer::{Problem, Verdict};
+use crate::remote::keep::known::KnownServices;
 use crate::remote::keep::services::{Health, Service, ServiceKind, ServiceList};
 use crate::remote::keep::{Keep, PutRequest, Stored, receive, upload};
 use crate::remote::network::{self, Network};
@@ -21,7 +22,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Connect timeouts: 2 s, for proxies 20 s, doubling each round (protocol.md 7.3), up to a minute.
@@ -54,8 +54,7 @@ pub struct HttpKeep {
     pub(super) health: Health,
     /// One client per connect timeout, made when first needed.
     clients: [OnceLock<reqwest::Client>; 2 * CONNECT_STEPS],
-    /// The lock is held while the list is fetched, which waits for the API only; the API never waits for Keep.
-    services: Mutex<Option<(Arc<ServiceList>, Instant)>>,
+    services: KnownServices,
     traffic: Traffic,
 }
 
@@ -130,7 +129,7 @@ impl HttpKeep {
             retries,
             health: Health::default(),
             clients: Default::default(),
-            services: Mutex::new(None),
+            services: KnownServices::default(),
             traffic: Traffic::default(),
         }
     }
@@ -143,27 +142,11 @@ impl HttpKeep {
     /// The services; the list is not older than `since` if that can be had.
     pub(super) async fn services(&self, since: Option<Instant>) -> Result<Arc<ServiceList>> {
         let named = &self.network.settings().keep_services;
-        let mut current = self.services.lock().await;
-        if let Some((list, fetched)) = &*current
-            && (since.is_none_or(|since| *fetched >= since) || !named.is_empty())
-        {
-            return Ok(list.clone());
+        if !named.is_empty() {
+            return self.services.get(None, async { Ok(ServiceList::from_urls(named)) }).await;
         }
-        let list = if named.is_empty() {
-            match (self.api.keep_services().await, &*current) {
-                (Ok(records), _) => ServiceList::from_records(&records),
-                (Err(error), Some((list, _))) => {
-                    tracing::warn!(%error, "cannot refresh the list of keep services, using the last one");
-                    return Ok(list.clone());
-                }
-                (Err(error), None) => return Err(error),
-            }
-        } else {
-            ServiceList::from_urls(named)
-        };
-        let list = Arc::new(list);
-        *current = Some((list.clone(), Instant::now()));
-        Ok(list)
+        let fetch = async { Ok(ServiceList::from_records(&self.api.keep_services().await?)) };
+        self.services.get(since, fetch).await
     }
 
     /// A request to `service` in round number `round` (0, 1, …).

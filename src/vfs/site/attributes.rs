@@ -53,12 +53,13 @@ pub(super) fn of_node(slot: u32, state: &CollectionState, node: NodeId, is_writa
     }
 }
 
-/// Attributes of a door. A collection that is loaded knows its time better than the list that it stands in.
+/// Attributes of a door. A collection that is loaded knows its time better than the list that it stands in. `listed`: what that
+/// list says of our right to change what is in a project.
 pub(super) fn of_door(
     supervisor: &Supervisor,
     inode: Inode,
     behind: &Behind,
-    modified: Timestamp,
+    (modified, listed): (Timestamp, Option<bool>),
     valid: Duration,
 ) -> Entry {
     let loaded = match behind {
@@ -70,7 +71,7 @@ pub(super) fn of_door(
     let is_writable = can_change
         && match behind {
             Behind::Collection(id) => CollectionKind::of(id) != CollectionKind::Immutable,
-            Behind::Listing(Source::Project(uuid)) => match supervisor.known_to_be_writable(uuid) {
+            Behind::Listing(Source::Project(uuid)) => match listed.or_else(|| supervisor.known_to_be_writable(uuid)) {
                 Some(known) => known,
                 // To be asked for again at once, and then found out.
                 None => return Entry::directory(inode, modified, Duration::ZERO, false),
@@ -78,6 +79,11 @@ pub(super) fn of_door(
             _ => false,
         };
     Entry::directory(inode, modified, valid, is_writable)
+}
+
+fn is_listed_with_rights(object: &Object, number: u32) -> bool {
+    let Content::Listing { cell, .. } = &object.content else { return false };
+    cell.load().is_some_and(|listing| listing.by_number(number).is_some_and(|item| item.can_write.is_some()))
 }
 
 /// For how long changes to a listing are sure to be told or looked for; `None` if they are not told.
@@ -91,13 +97,14 @@ impl Site {
     }
 
     pub(super) fn door(&self, inode: Inode, behind: &Behind, modified: Timestamp) -> Entry {
-        of_door(&self.supervisor, inode, behind, modified, self.freshness.of(behind.is_immutable()))
+        of_door(&self.supervisor, inode, behind, (modified, None), self.freshness.of(behind.is_immutable()))
     }
 
     /// The same of a door in a listing. `told`: see [`told`].
     pub(super) fn listed(&self, inode: Inode, item: &Item, told: Option<Duration>) -> Entry {
         let valid = self.freshness.of_listed(told);
-        of_door(&self.supervisor, inode, &Behind::of(&item.target), timestamp(item.modified), valid)
+        let said = (timestamp(item.modified), item.can_write);
+        of_door(&self.supervisor, inode, &Behind::of(&item.target), said, valid)
     }
 
     pub(super) fn fixed(&self, inode: Inode, item: &FixedItem) -> Entry {
@@ -116,11 +123,11 @@ impl Site {
         let object = self.objects.get(inode.slot()).ok_or(Error::Stale)?;
         let number = inode.number();
         if self.can_change()
+            && !is_listed_with_rights(&object, number)
             && let Some(Some(Behind::Listing(Source::Project(uuid)))) = self.behind(&object, number)
-            && let Err(error) = self.is_writable_project(&uuid).await
         {
-            // Shown as not writable; whoever tries to write is told why not.
-            tracing::debug!(project = uuid, %error, "cannot find out whether a project can be written to");
+            // What cannot be found out is shown as not writable; whoever tries to write is told why not.
+            self.supervisor.look_at_rights(&uuid).await;
         }
         if number == RECORD_FILE {
             let record = object.record.load_full().ok_or(Error::Stale)?;

@@ -1,17 +1,20 @@
-//! Reading directories. A handle has the names as they were when it was opened; an offset is a position in them, so that
-//! seeking and reading in pieces give each name once, whatever changes meanwhile.
+//! Reading directories. A handle has the names as they were when it was opened, or when it was last read from the beginning; an
+//! offset is a position in them, so that seeking and reading in pieces give each name once, whatever changes meanwhile.
+//!
+//! To count to a position in a directory that was filled here costs as much as what is before it. So who reads on goes on
+//! after the name that he read last ([`Mark`]), which is found like any name; only who seeks has to count.
 
 use super::attributes::{of_door, of_node, timestamp, told};
 use super::{Directory, Site};
 use crate::actors::Supervisor;
-use crate::actors::collection::CollectionState;
 use crate::actors::listing::Listing;
-use crate::tree::NodeId;
+use crate::tree::{NodeId, Snapshot};
 use crate::vfs::freshness::Freshness;
-use crate::vfs::handle::{Open, OpenDirectory, OpenNames};
+use crate::vfs::handle::{Mark, Open, OpenDirectory, OpenNames};
 use crate::vfs::object::{Behind, Content, Object, Pinned};
-use crate::vfs::{DirectoryEntry, Entry, Error, Inode, is_showable};
-use std::sync::Arc;
+use crate::vfs::{DirectoryEntry, Entry, Error, Handle, Inode, is_showable};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 impl Site {
@@ -40,6 +43,23 @@ impl Site {
         Ok((object, names))
     }
 
+    /// What a handle shows that is read from the beginning again: the names of now (POSIX, `rewinddir`). `None`: those cannot be
+    /// had, or it was closed; the old ones are better than nothing.
+    pub(super) async fn rewound(&self, handle: Handle, inode: Inode) -> Option<Arc<Open>> {
+        let names = async { self.names(self.directory(inode, true).await?).await };
+        match names.await {
+            Ok((object, names)) => {
+                let directory = OpenDirectory::new(inode, object, names);
+                directory.was_read.store(true, Ordering::Relaxed);
+                self.handles.replace(handle, Open::Directory(directory))
+            }
+            Err(error) => {
+                tracing::debug!(?inode, %error, "cannot read a directory again: showing what it was");
+                None
+            }
+        }
+    }
+
     fn fixed_names(&self, object: &Object, items: &[crate::vfs::object::FixedItem]) -> Vec<(Vec<u8>, Entry)> {
         let items = items.iter().enumerate().filter(|(_, item)| !item.name.is_empty());
         let entry = |position: usize, item| self.fixed(Inode::new(object.slot, position as u32), item);
@@ -54,6 +74,7 @@ pub struct Names {
     /// Always a directory: see [`Names::new`].
     open: Arc<Open>,
     position: u64,
+    marks: [Option<Mark>; 2],
 }
 
 impl Names {
@@ -64,11 +85,13 @@ impl Names {
         open: Arc<Open>,
         position: u64,
     ) -> Option<Names> {
-        matches!(open.as_ref(), Open::Directory(_)).then_some(Names { supervisor, freshness, open, position })
+        let Open::Directory(directory) = open.as_ref() else { return None };
+        let marks = *directory.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Names { supervisor, freshness, open, position, marks })
     }
 
     /// The name at the current position.
-    fn current(&self, directory: &OpenDirectory) -> Option<(Vec<u8>, Entry)> {
+    fn current(&mut self, directory: &OpenDirectory) -> Option<(Vec<u8>, Entry)> {
         let position = usize::try_from(self.position).ok()?;
         let slot = directory.object.slot;
         match &directory.names {
@@ -89,11 +112,13 @@ impl Names {
                     Some((cell, newest)) => self.freshness.of_listed(told(&self.supervisor, cell, &newest)),
                     None => Duration::ZERO,
                 };
-                let entry = of_door(&self.supervisor, inode, &behind, timestamp(item.modified), valid);
+                let said = (timestamp(item.modified), item.can_write);
+                let entry = of_door(&self.supervisor, inode, &behind, said, valid);
                 Some((item.name.to_vec(), entry))
             }
             OpenNames::Collection { state, node } => {
-                let child = child(state, *node, position)?;
+                let child = child(&state.snapshot, *node, position, self.marks)?;
+                self.marks = [Some(Mark { count: position + 1, last: child }), self.marks[0]];
                 let name = state.snapshot.name(child).to_vec();
                 let can_change = self.supervisor.environment().writing.is_some();
                 // The names are those of the handle; how they are now is told from the newest state.
@@ -118,8 +143,21 @@ impl Names {
     }
 }
 
-fn child(state: &CollectionState, directory: NodeId, position: usize) -> Option<NodeId> {
-    state.snapshot.children(directory).nth(position)
+/// The child of a directory at a position, counted from the nearest mark before it.
+fn child(snapshot: &Snapshot, directory: NodeId, position: usize, marks: [Option<Mark>; 2]) -> Option<NodeId> {
+    let before = marks.into_iter().flatten().filter(|mark| mark.count <= position).max_by_key(|mark| mark.count);
+    match before {
+        Some(mark) => snapshot.children_after(directory, snapshot.name(mark.last)).nth(position - mark.count),
+        None => snapshot.children(directory).nth(position),
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        if let Open::Directory(directory) = self.open.as_ref() {
+            *directory.marks.lock().unwrap_or_else(PoisonError::into_inner) = self.marks;
+        }
+    }
 }
 
 impl Iterator for Names {
@@ -135,6 +173,33 @@ impl Iterator for Names {
                 return Some(DirectoryEntry { name, offset: self.position, entry });
             }
             tracing::warn!(name = %name.escape_ascii(), "left out of a directory: the kernel does not accept this name");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_goes_on_after_any_mark_as_if_it_had_counted_from_the_beginning() {
+        let manifest = ". d41d8cd98f00b204e9800998ecf8427e+0 0:0:b 0:0:d 0:0:f 0:0:h\n";
+        let mut editor = Snapshot::parse(manifest).expect("a manifest").edit();
+        for name in ["a", "c", "d2", "z"] {
+            editor.make_directory(NodeId::ROOT, name.as_bytes()).expect("a directory");
+        }
+        editor.remove(NodeId::ROOT, b"f").expect("a file");
+        let snapshot = editor.finish();
+        let all: Vec<NodeId> = snapshot.children(NodeId::ROOT).collect();
+        assert_eq!(all.len(), 7);
+        let mark = |count: usize| count.checked_sub(1).map(|last| Mark { count, last: all[last] });
+        for one in 0..=all.len() {
+            for other in 0..=all.len() {
+                for position in 0..=all.len() {
+                    let child = child(&snapshot, NodeId::ROOT, position, [mark(one), mark(other)]);
+                    assert_eq!(child, all.get(position).copied(), "{position} from {one} or {other}");
+                }
+            }
         }
     }
 }

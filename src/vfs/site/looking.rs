@@ -54,6 +54,25 @@ impl Site {
         }
     }
 
+    /// See [`crate::vfs::FileSystem::directory_at`]. Nothing in a fixed or magic directory can be moved or removed.
+    pub(super) fn published_directory(&self, parent: Inode, name: &[u8]) -> Option<Inode> {
+        let object = self.objects.get(parent.slot())?;
+        let (object, number) = match &object.content {
+            Content::Collection { .. } => (object, Some(parent.number())),
+            _ => (self.objects.entered(parent)?, None),
+        };
+        match &object.content {
+            Content::Collection { cell, .. } => {
+                let state = cell.load()?;
+                let directory = number.map_or(Some(NodeId::ROOT), |number| state.node(number))?;
+                let found = state.snapshot.lookup(directory, name)?;
+                state.snapshot.is_directory(found).then(|| Inode::new(object.slot, state.number(found)))
+            }
+            Content::Listing { cell, .. } => Some(Inode::new(object.slot, cell.load()?.by_name(name)?.number)),
+            Content::Fixed(_) | Content::Magic { .. } => None,
+        }
+    }
+
     async fn look_inside(
         &self,
         object: &Pinned,

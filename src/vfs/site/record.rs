@@ -27,15 +27,9 @@ impl Site {
                     self.supervisor.collection_state(cell, false).await?;
                     self.supervisor.save(cell, Files::All, Need::Server).await?;
                 }
-                let (mut record, manifest) = self.supervisor.collection_record(cell).await?;
-                let manifest = String::from_utf8(manifest).map_err(|error| error.into_bytes());
-                let manifest = manifest.unwrap_or_else(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-                record.raw.insert("manifest_text".into(), Value::String(manifest));
-                let classes = record.raw.entry("storage_classes_desired").or_insert(Value::Null);
-                if classes.is_null() {
-                    *classes = Value::Array(Vec::new());
-                }
-                (record.raw, timestamp(record.fields.modified_at))
+                let (record, manifest) = self.supervisor.collection_record(cell).await?;
+                let modified = timestamp(record.fields.modified_at);
+                return aside(move || RecordText { text: text_of_collection(record.raw, manifest), modified }).await;
             }
             Content::Listing { source: Source::Project(uuid), .. } => {
                 let (record, modified) = self.supervisor.project_record(uuid).await?;
@@ -43,11 +37,9 @@ impl Site {
             }
             _ => return Err(Error::NotFound),
         };
-        Ok(RecordText { text: Bytes::from(text(&record)), modified })
+        aside(move || RecordText { text: text(&record), modified }).await
     }
-}
 
-impl Site {
     /// What a temporary collection would be if it were saved now: all its bytes are in Keep then.
     async fn temporary_record(&self, cell: &Arc<CollectionCell>) -> Result<(Map<String, Value>, Timestamp), Error> {
         let state = self.supervisor.collection_state(cell, false).await?;
@@ -63,28 +55,46 @@ impl Site {
     }
 }
 
+/// Makes a text on a thread that may be busy with it: of a large collection it is hundreds of megabytes, and nobody else would
+/// be served meanwhile.
+async fn aside(make: impl FnOnce() -> RecordText + Send + 'static) -> Result<RecordText, Error> {
+    tokio::task::spawn_blocking(make).await.map_err(|_| Error::Panicked)
+}
+
+fn text_of_collection(mut record: Map<String, Value>, manifest: Vec<u8>) -> Bytes {
+    let manifest = String::from_utf8(manifest).map_err(|error| error.into_bytes());
+    let manifest = manifest.unwrap_or_else(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    record.insert("manifest_text".into(), Value::String(manifest));
+    let classes = record.entry("storage_classes_desired").or_insert(Value::Null);
+    if classes.is_null() {
+        *classes = Value::Array(Vec::new());
+    }
+    text(&record)
+}
+
 /// JSON with sorted keys (the map is), four spaces, ASCII only, and a newline at the end.
-fn text(record: &Map<String, Value>) -> String {
+fn text(record: &Map<String, Value>) -> Bytes {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
     // Writing a value of JSON's own types to memory cannot fail.
     let is_written = record.serialize(&mut serializer).is_ok();
     debug_assert!(is_written);
-    let mut text = String::with_capacity(bytes.len() + 1);
-    for character in String::from_utf8_lossy(&bytes).chars() {
-        // Characters beyond ASCII, and DEL, only occur inside strings.
-        if character.is_ascii() && character != '\x7f' {
-            text.push(character);
-        } else {
-            let mut units = [0; 2];
-            for unit in character.encode_utf16(&mut units) {
-                text.push_str(&format!("\\u{unit:04x}"));
-            }
+    let json = String::from_utf8_lossy(&bytes);
+    let mut text = String::with_capacity(json.len() + 1);
+    // Characters beyond ASCII, and DEL, only occur inside strings; everything between them is copied as it is.
+    let is_special = |character: char| !character.is_ascii() || character == '\x7f';
+    let mut copied = 0;
+    for (position, special) in json.match_indices(is_special) {
+        text.push_str(&json[copied..position]);
+        for unit in special.encode_utf16() {
+            text.push_str(&format!("\\u{unit:04x}"));
         }
+        copied = position + special.len();
     }
+    text.push_str(&json[copied..]);
     text.push('\n');
-    text
+    Bytes::from(text)
 }
 
 #[cfg(test)]
@@ -111,7 +121,7 @@ mod tests {
             record.insert(key, Value::String(value));
             let text = text(&record);
             prop_assert!(text.is_ascii());
-            prop_assert_eq!(serde_json::from_str::<Map<String, Value>>(&text).ok(), Some(record));
+            prop_assert_eq!(serde_json::from_slice::<Map<String, Value>>(&text).ok(), Some(record));
         }
     }
 }

@@ -1,0 +1,56 @@
+//! What counts as known of a listing that was never read as a whole.
+
+use super::*;
+use crate::remote::api::HttpApi;
+use crate::remote::retry::Retries;
+use crate::remote::token::Token;
+use crate::remote::{Network, Settings};
+use snapshot::Candidate;
+
+fn environment() -> Arc<Environment> {
+    let token = Token::new("v2/zzzzz-gj3su-000000000000000/secret").expect("a token");
+    // Nothing is asked for: the host need not exist.
+    let settings = Settings { insecure: true, ..Settings::new("127.0.0.1:1", token) };
+    let network = Network::new(settings).expect("a network");
+    Arc::new(Environment {
+        api: Arc::new(HttpApi::new(network, Retries::default()).expect("an API")),
+        network: tokio::runtime::Handle::current(),
+        refresh: Duration::from_secs(3600),
+        filters: Default::default(),
+        substitution: None,
+        news: Arc::default(),
+        times: Default::default(),
+        writing: None,
+    })
+}
+
+#[test]
+fn answer_that_an_event_overtook_is_asked_for_again() {
+    let (send, receive) = std::sync::mpsc::channel();
+    actix::System::new().block_on(async move {
+        let cell = Cell::new(Source::Project("zzzzz-j7d0g-000000000000000".to_owned()));
+        ListingActor::create(move |context| {
+            let mut actor = ListingActor::new(environment(), cell);
+            let target = Target::Collection("zzzzz-4zz18-000000000000000".into());
+            let candidate = Candidate { name: b"name".to_vec(), target, modified: None, can_write: None };
+            let searched = |actor: &mut ListingActor, asked| {
+                actor.was_searched(b"name".to_vec(), asked, Ok(Some(candidate.clone())));
+                actor.cell.load().and_then(|listing| listing.by_name(b"name").cloned()).expect("published")
+            };
+            let item = searched(&mut actor, (0, Instant::now()));
+            let is_recent_at_first = actor.is_recent(&item);
+            let before = (0, Instant::now());
+            actor.cell.mark();
+            actor.was_marked(context);
+            let is_known_still = actor.is_recent(&item);
+            let item = searched(&mut actor, before);
+            let is_overtaken_recent = actor.is_recent(&item);
+            actor.was_marked(context);
+            let item = searched(&mut actor, (1, Instant::now()));
+            let _ = send.send([is_recent_at_first, is_known_still, is_overtaken_recent, actor.is_recent(&item)]);
+            context.stop();
+            actor
+        });
+    });
+    assert_eq!(receive.recv(), Ok([true, false, false, true]));
+}
