@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON_ENVIRONMENT := target/python
 DEMO_OPTIONS ?=
 
-.PHONY: help demo test soak bench lint build packages test-packages python clean
+.PHONY: help demo test soak conformance bench lint build packages test-packages python clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -21,6 +21,9 @@ test: packages test-packages python ## install what the tests need and run them 
 
 soak: packages test-packages python ## long campaigns: parsers against generated input, hours if you like (SOAK_FACTOR=10)
 	scripts/soak
+
+conformance: packages test-packages build ## fsx and pjdfstest on a mount (a few minutes; as root)
+	ARVADOS_BINARY=target/release/arvados scripts/conformance
 
 bench: packages test-packages python build ## compare with arv-mount and with the physical bound, as ratios
 	scripts/bench

@@ -32,7 +32,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -267,7 +267,23 @@ impl Journal {
 
     /// It has half of what it may have, or more.
     pub fn is_filling(&self) -> bool {
-        self.log().is_filling()
+        // Who writes the log anew holds it for as long as the disk takes, and it is short then.
+        match self.log.try_lock() {
+            Ok(log) => log.is_filling(),
+            Err(TryLockError::Poisoned(log)) => log.into_inner().is_filling(),
+            Err(TryLockError::WouldBlock) => false,
+        }
+    }
+
+    /// Notes what was settled and could not be noted yet. On a disk that is full the room in reserve is for that: it is what lets go
+    /// of backing files. Errors: it cannot be noted yet.
+    pub fn pay(&self) -> Result<(), Error> {
+        match self.log().pay_all() {
+            Err(Error::NoRoom { .. }) if std::fs::remove_file(self.folder.join(RESERVE)).is_ok() => {
+                self.log().pay_all()
+            }
+            paid => paid,
+        }
     }
 
     /// The most bytes the log may have from now on.

@@ -19,6 +19,8 @@ mod journal;
 mod names;
 #[path = "mount_writing/operations.rs"]
 mod operations;
+#[path = "mount_writing/programs.rs"]
+mod programs;
 #[path = "mount_writing/projects.rs"]
 mod projects;
 #[path = "mount_writing/refusals.rs"]

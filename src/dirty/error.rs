@@ -3,6 +3,9 @@
 use crate::remote;
 use std::io;
 
+/// What a disk or a process has too little of for a while.
+const PASSING: [i32; 5] = [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+
 /// A failure of a dirty file. Clone, because one failed block is told to every file with bytes in it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -37,7 +40,8 @@ impl Error {
     /// It is the file's own trouble, and stays: the file is too large, or what was written cannot be read any more.
     pub fn is_of_the_file(&self) -> bool {
         match self {
-            Error::TooLarge { .. } | Error::Backing { .. } => true,
+            Error::Backing { errno, .. } => !PASSING.contains(errno),
+            Error::TooLarge { .. } => true,
             Error::NoSpace { .. } | Error::Remote(_) | Error::BrokenOff => false,
         }
     }

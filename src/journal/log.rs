@@ -294,7 +294,7 @@ impl Log {
     }
 
     /// Writes down what was settled. The limit does not hold for this: it is what makes room.
-    fn pay_all(&mut self) -> Result<(), Error> {
+    pub(super) fn pay_all(&mut self) -> Result<(), Error> {
         while let Some(record) = self.owed.first() {
             let bytes = encode(record)?;
             self.write(&bytes)?;

@@ -385,11 +385,12 @@ impl Commit {
         let files: Vec<_> = due.iter().map(|(_, _, _, draft)| draft.file.clone()).collect();
         let results = self.writing.store.settle(&files).await;
         let mut saved = Vec::with_capacity(due.len());
-        let mut unfit = Vec::new();
+        let (mut unfit, mut is_new): (Vec<Blamed>, bool) = (Vec::new(), false);
         for ((path, number, node, _), result) in due.iter().zip(results) {
             let settled = match result {
                 Err(error) if error.is_of_the_file() => {
                     self.leave_out(&mut editor, path, *node)?;
+                    is_new |= state.base.snapshot.find(path).is_none();
                     let paths = [(&path[..], Depth::Entry)].into_iter().collect();
                     unfit.push(Blamed { paths, error: error.into() });
                     continue;
@@ -400,6 +401,14 @@ impl Commit {
             saved.push(SavedFile { number: *number, node: *node, settled });
         }
         let mut snapshot = editor.finish();
+        if let Some(first) = unfit.first_mut().filter(|_| is_new) {
+            // It may have been moved there, and the server would be left with neither.
+            let base = &state.base.snapshot;
+            let is_gone = |path: &[u8]| base.find(path).is_some() && snapshot.find(path).is_none();
+            let gone: Touched = self.touched.iter().filter(|(path, _)| is_gone(path)).collect();
+            snapshot = graft(&snapshot, base, &gone)?;
+            first.paths.extend(&gone);
+        }
         if !self.aside.is_empty() {
             // There the server keeps what it has.
             snapshot = graft(&snapshot, &state.base.snapshot, &self.aside)?;

@@ -120,6 +120,9 @@ impl Worker {
         // What comes from now on asks for another look.
         self.sweeps.store(false, Ordering::Release);
         let journal = self.journal.as_deref();
+        if let Some(Err(error)) = journal.map(Journal::pay) {
+            tracing::debug!(%error, "what is settled could not be noted in the journal yet");
+        }
         let is_all = self.finished.sweep(journal)
             & self.store.sweep(|backing| journal.is_some_and(|journal| journal.names(backing)));
         if !is_all && !self.sweeps.swap(true, Ordering::AcqRel) {

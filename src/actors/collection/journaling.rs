@@ -5,9 +5,11 @@
 //! journal is marked as settled there when a save that began later has ended. What is set aside ([`aside`](super::aside)) is
 //! written down again then, for its records would go with the others. What a record says is [`recording`]'s.
 
+use crate::actors::Error;
+use crate::actors::collection::CollectionActor;
+use crate::actors::collection::recording::{self, Recorded};
 use crate::actors::collection::state::{Base, CollectionState};
 use crate::actors::collection::waiting::{Answer, Waiter, Waits};
-use crate::actors::collection::{CollectionActor, recording};
 use crate::actors::work::Work;
 use crate::journal::Sequence;
 use crate::tree::commit::Touched;
@@ -89,11 +91,11 @@ impl CollectionActor {
                 Err(error) => (Err(error), Vec::new()),
             };
             let answer = match result {
-                Ok((sequence, synced)) => {
+                Ok(Recorded { last: sequence, synced, is_complete }) => {
                     if let Some(sequence) = sequence {
                         actor.local.journal.marks.push((change, sequence, again));
                         actor.local.journal.last = Some(sequence);
-                        let frees_others = superseded.is_some() && actor.local.aside.paths() == aside;
+                        let frees_others = is_complete && superseded.is_some() && actor.local.aside.paths() == aside;
                         if frees_others {
                             actor.local.journal.expendable = superseded;
                         }
@@ -110,12 +112,20 @@ impl CollectionActor {
                 Err(error) => {
                     actor.local.journal.touched.extend(&again);
                     actor.local.journal.files.extend(files_again);
-                    if error.is_lack_of_room() && actor.local.failures == 0 && !waiters.is_empty() {
+                    // Where nothing is left to be saved that would make no room.
+                    let may_help = !actor.local.touched.is_empty() || actor.local.is_saving();
+                    if error.is_lack_of_room() && actor.local.failures == 0 && may_help && !waiters.is_empty() {
                         // What there is no room for is saved instead, which also makes room.
                         let change = actor.local.changes;
-                        let waiting = |answer| Waiter { change, waits: Waits::Everything, answer };
+                        let waiting = |answer: Answer| {
+                            let error = error.clone();
+                            let answer = Box::new(move |saved: Result<(), Error>| answer(saved.map_err(|_| error)));
+                            Waiter { change, waits: Waits::Everything, answer }
+                        };
                         actor.local.waiters.extend(waiters.into_iter().map(waiting));
                         actor.save_soon(context);
+                        // Others came while it was tried.
+                        actor.write_journal(context);
                         return;
                     }
                     tracing::error!(collection = actor.cell.key(), %error, "cannot write to the journal");

@@ -477,15 +477,21 @@ fn rename(
     }
     // The old name goes with the next save and the next record, so what is behind the new one has to go with it, half written or
     // not.
-    let numbers = edit.state.numbers.clone();
-    for (number, draft) in &edit.state.drafts {
-        let is_moved =
-            numbers.node(edit.editor.snapshot(), *number).is_some_and(|file| is_below(edit.snapshot(), file, node));
-        if is_moved {
-            edit.moved.push(*number);
-        }
-        if is_moved && draft.is_changed() {
-            draft.promise();
+    let snapshot = edit.editor.snapshot();
+    let is_moved = |number: u32| {
+        let file = edit.state.numbers.node(snapshot, number);
+        file.is_some_and(|file| is_below(snapshot, file, node))
+    };
+    let moved: Vec<u32> = match snapshot.is_directory(node) {
+        true => edit.state.drafts.keys().copied().filter(|number| is_moved(*number)).collect(),
+        false => vec![edit.state.number(node)],
+    };
+    for number in moved {
+        if let Some(draft) = edit.state.drafts.get(&number) {
+            edit.moved.push(number);
+            if draft.is_changed() {
+                draft.promise();
+            }
         }
     }
     Ok(node)

@@ -25,10 +25,18 @@ use std::sync::Arc;
 /// more than the bytes.
 const INLINE: u64 = 64 << 10;
 
+/// What was written down.
+pub(super) struct Recorded {
+    pub(super) last: Option<Sequence>,
+    /// Whether it is on the disk, where that was asked for.
+    pub(super) synced: Result<(), Error>,
+    /// Without files that cannot be read any more.
+    pub(super) is_complete: bool,
+}
+
 /// Writes down what is at the touched paths, all together: of a file that was moved, one of its places is among them in any case.
 /// `files` are written down although they are open for writing; others that are open are left out, for nobody was promised anything
-/// of what is being written to them. `number`: that of the state. Returns the last record, and whether it is on the disk where
-/// that was asked for.
+/// of what is being written to them. `number`: that of the state.
 pub(super) async fn record(
     journal: &Arc<Journal>,
     uuid: &str,
@@ -36,10 +44,11 @@ pub(super) async fn record(
     touched: &Touched,
     files: &HashSet<u32>,
     durable: bool,
-) -> Result<(Option<Sequence>, Result<(), Error>), Error> {
+) -> Result<Recorded, Error> {
     let mut changes = Vec::new();
+    let mut is_complete = true;
     for (path, depth) in touched.iter() {
-        of_path(state, path, depth, files, durable, &mut changes).await?;
+        is_complete &= of_path(state, path, depth, files, durable, &mut changes).await?;
     }
     changes.iter_mut().for_each(|change: &mut Change| change.state = number);
     let (journal, uuid) = (journal.clone(), uuid.to_owned());
@@ -47,11 +56,12 @@ pub(super) async fn record(
         let last = if changes.is_empty() { None } else { Some(journal.append_together(&uuid, &changes, false)?) };
         // What is in the journal has to be settled there one day, whether it is on the disk or not.
         let synced = if durable { journal.sync().map_err(Error::from) } else { Ok(()) };
-        Ok((last, synced))
+        Ok(Recorded { last, synced, is_complete })
     });
     work.await.map_err(|error| Error::Failed(format!("writing to the journal: {error}")))?
 }
 
+/// `false`: a file is left out, because it cannot be read.
 async fn of_path(
     state: &CollectionState,
     path: &[u8],
@@ -59,13 +69,14 @@ async fn of_path(
     files: &HashSet<u32>,
     durable: bool,
     changes: &mut Vec<Change>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    let mut is_complete = true;
     let (base, mine) = (&state.base.snapshot, &state.snapshot);
     let (before, now) = (base.find(path), mine.find(path));
     // Also what the server never had: an earlier record may speak of it.
     let Some(now) = now else {
         changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
-        return Ok(());
+        return Ok(true);
     };
     let is_directory = mine.is_directory(now);
     let same_kind = before.is_some_and(|before| base.is_directory(before) == is_directory);
@@ -96,13 +107,20 @@ async fn of_path(
         let content = match state.draft(number) {
             // Where it came to this name only now, no earlier record has what was promised of it.
             Some(draft) if draft.is_open() && !files.contains(&number) && !replaces => continue,
-            Some(draft) => draft.file.persist(INLINE, durable).await?,
+            Some(draft) => match draft.file.persist(INLINE, durable).await {
+                // Earlier records may have more of it, and whoever saves it hears of it.
+                Err(error) if error.is_of_the_file() => {
+                    is_complete = false;
+                    continue;
+                }
+                content => content?,
+            },
             None => stored(mine, node),
         };
         let modified = state.modified(number);
         changes.push(change(Operation::File { path, content, modified }, recorded));
     }
-    Ok(())
+    Ok(is_complete)
 }
 
 fn change(operation: Operation, bases: Vec<(Vec<u8>, Base)>) -> Change {

@@ -174,8 +174,9 @@ impl CollectionActor {
         if self.is_busy() || (self.yields() && self.local.timer.is_some()) {
             return;
         }
-        if let Some((_, error)) = self.local.refused.as_ref().filter(|(at, _)| at.elapsed() < PATIENCE_OF_SERVER) {
-            let (error, everybody) = (error.clone(), std::mem::take(&mut self.local.waiters));
+        if let Some((_, error)) = self.refusal() {
+            let error = error.clone();
+            let everybody = std::mem::take(&mut self.local.waiters);
             self.fail_when_safe(everybody, error, context);
             return self.save_later(context);
         }
@@ -189,15 +190,35 @@ impl CollectionActor {
         }
     }
 
+    /// Would a save do more than the last one, which left half-written files where they are?
+    fn has_more_than_half_written(&self) -> bool {
+        !self.local.touched.iter().all(|(path, _)| self.local.journal.left.covers(path))
+    }
+
+    /// How long the server is not asked about the collection, and why.
+    fn refusal(&self) -> Option<(Duration, &Error)> {
+        let (at, error) = self.local.refused.as_ref()?;
+        let left = PATIENCE_OF_SERVER.saturating_sub(at.elapsed());
+        (!left.is_zero()).then_some((left, error))
+    }
+
     /// Nobody waits.
     fn save_later(&mut self, context: &mut Context<Self>) {
+        if let Some((pause, _)) = self.refusal() {
+            if self.saves_by_itself() {
+                self.save_in(pause, context);
+            }
+            return;
+        }
         let Some(writing) = self.environment.writing.as_ref() else { return };
         let is_closed = |state: Arc<CollectionState>| state.drafts.values().any(|it| it.is_changed() && !it.is_open());
         let is_due = self.cell.load().is_some_and(is_closed);
         match writing.sync {
             SyncMode::Close if is_due => self.save_in(SHORTEST_GROUP, context),
             // What would wait has no room to wait in.
-            _ if self.local.failures == 0 && writing.is_filling() => self.save_in(SHORTEST_GROUP, context),
+            _ if self.local.failures == 0 && self.has_more_than_half_written() && writing.is_filling() => {
+                self.save_in(SHORTEST_GROUP, context);
+            }
             SyncMode::Close => self.save_in(ALONE, context),
             SyncMode::Fsync => self.save_in(LAZY, context),
             SyncMode::Periodic(pause) => self.save_in(pause, context),

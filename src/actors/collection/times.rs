@@ -27,15 +27,16 @@ struct Noted {
 #[derive(Default)]
 struct Inner {
     collections: HashMap<String, Vec<Noted>>,
-    /// The oldest first; a collection may be there more than once.
+    /// The oldest first.
     order: VecDeque<String>,
     count: usize,
 }
 
 impl Inner {
     fn take(&mut self, collection: &str) -> Vec<Noted> {
-        let noted = self.collections.remove(collection).unwrap_or_default();
+        let Some(noted) = self.collections.remove(collection) else { return Vec::new() };
         self.count -= noted.len();
+        self.order.retain(|known| known != collection);
         noted
     }
 }

@@ -37,8 +37,8 @@ const LEAST_MEMORY: u64 = 4 * crate::keep::MAX_BLOCK_SIZE;
 const MOST_MEMORY: u64 = 16 * crate::keep::MAX_BLOCK_SIZE;
 
 /// What the program takes beside file data: code, runtimes, connections, and what is on its way between kernel and cluster. Measured
-/// with sixteen writers and with writes all over a large file: 32 to 43 MiB.
-const PROGRAM: u64 = 48 << 20;
+/// with sixteen writers and with writes all over a large file: 15 to 58 MiB.
+const PROGRAM: u64 = 64 << 20;
 
 /// Everything that serves the mount.
 struct Service {
