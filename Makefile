@@ -36,7 +36,7 @@ packages:
 	@scripts/install-packages fuse3 gcc libc6-dev
 
 test-packages:
-	@scripts/install-packages pkg-config libfuse-dev libcurl4-openssl-dev libssl-dev python3-dev python3-venv nginx-light
+	@scripts/install-packages pkg-config libfuse-dev libcurl4-openssl-dev libssl-dev python3-dev python3-venv nginx-light rsync git
 
 python: test-packages
 	@scripts/python-environment $(PYTHON_ENVIRONMENT)

@@ -93,3 +93,72 @@ fn content(snapshot: &Snapshot, node: NodeId) -> u64 {
     }
     hasher.finish() | 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::collection::numbers::Numbers;
+    use crate::actors::collection::state::{Base, Kind};
+    use crate::remote::api::{Collection, Record};
+    use chrono::DateTime;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    const FOO: &str = "acbd18db4cc2f85cedef654fccc4a4d8+3";
+    const BAR: &str = "37b51d194a7513e45b56f6524f2d51f2+3";
+
+    fn time(second: i64) -> Time {
+        DateTime::from_timestamp(second, 0)
+    }
+
+    /// A state in which all files have a time of their own: that of their place in the list.
+    fn state(text: &str) -> CollectionState {
+        let record = Arc::new(Record { fields: Collection::default(), raw: Default::default() });
+        let snapshot = Snapshot::parse(text).unwrap();
+        let mut numbers = Numbers::first(time(0));
+        for (second, node) in (1..).zip(snapshot.children(NodeId::ROOT)) {
+            numbers.set_modified(numbers.number(node), time(second));
+        }
+        let base =
+            Base { record: record.clone(), snapshot: snapshot.clone(), is_whole: true, is_own: true, is_sound: true };
+        CollectionState {
+            record,
+            snapshot,
+            numbers,
+            drafts: Default::default(),
+            base: Arc::new(base),
+            is_unsaved: false,
+            kind: Kind::Mutable,
+            fetched: Instant::now(),
+            interval: Duration::from_secs(1),
+            marks: 0,
+            expiry: None,
+        }
+    }
+
+    #[test]
+    fn time_of_a_path_is_kept_as_long_as_it_has_its_content() {
+        let times = Times::default();
+        times.note("one", &state(&format!(". {FOO} 0:3:kept 0:3:replaced 0:3:removed\n./folder {FOO} 0:3:x\n")));
+        let now = Snapshot::parse(&format!(". {FOO} {BAR} 0:3:kept 3:3:replaced\n./folder {BAR} 0:3:y\n")).unwrap();
+        assert!(times.take("other", &now).is_empty());
+        let mut taken: Vec<_> =
+            times.take("one", &now).into_iter().map(|(node, time)| (now.path(node), time)).collect();
+        taken.sort();
+        assert_eq!(taken, [(b"folder".to_vec(), time(1)), (b"kept".to_vec(), time(2))]);
+        assert!(times.take("one", &now).is_empty(), "the collection has them again");
+        assert_eq!((times.inner().count, times.inner().order.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_was_noted_first_is_forgotten_when_there_is_too_much() {
+        let names: Vec<String> = (0..MOST / 2 + 1).map(|number| format!("0:3:{number:06}")).collect();
+        let text = format!(". {FOO} {}\n", names.join(" "));
+        let (times, state) = (Times::default(), state(&text));
+        times.note("first", &state);
+        times.note("second", &state);
+        assert!(times.inner().count <= MOST);
+        assert!(times.take("first", &state.snapshot).is_empty());
+        assert_eq!(times.take("second", &state.snapshot).len(), names.len());
+    }
+}
