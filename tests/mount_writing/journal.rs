@@ -246,11 +246,12 @@ fn mount_whose_journal_has_a_full_disk_starts_and_makes_room() {
     fixture.writer.start_again();
     assert_eq!(names(&path), ["a", "d"]);
     fixture.refuse_saves(503);
+    // Some in the log, some in files of their own.
+    let content = |number: u32| number.to_le_bytes().repeat(if number.is_multiple_of(2) { 2_000 } else { 40_000 });
     let mut kept = Vec::new();
     for number in 0..1000u32 {
         let name = format!("file{number}");
-        let error =
-            errno(save(&path.join(&name), &number.to_le_bytes().repeat(if number % 2 == 0 { 2_000 } else { 40_000 })));
+        let error = errno(save(&path.join(&name), &content(number)));
         if error != 0 {
             assert_eq!(error, libc::ENOSPC);
             break;
@@ -263,7 +264,6 @@ fn mount_whose_journal_has_a_full_disk_starts_and_makes_room() {
     disk.fill();
     fixture.refuse_saves(0);
     fixture.writer.start_again();
-    let content = |number: u32| number.to_le_bytes().repeat(if number % 2 == 0 { 2_000 } else { 40_000 });
     until("all to be saved", || kept.iter().all(|(name, number)| fixture.server_has(name, &content(*number))));
     fixture.writer.unmount_well();
     drop(fixture.writer);

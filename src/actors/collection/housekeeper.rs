@@ -62,7 +62,8 @@ impl Housekeeper {
 
     /// Looks whether there are backing files that nobody needs.
     pub(super) fn sweep(&self) {
-        if !(self.finished.is_empty() && self.store.has_swept()) && !self.sweeps.swap(true, Ordering::AcqRel) {
+        let has_any = !self.finished.is_empty() || !self.store.has_swept();
+        if has_any && !self.sweeps.swap(true, Ordering::AcqRel) {
             self.tell(Task::Sweep);
         }
     }
