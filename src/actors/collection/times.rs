@@ -147,7 +147,8 @@ mod tests {
         taken.sort();
         assert_eq!(taken, [(b"folder".to_vec(), time(1)), (b"kept".to_vec(), time(2))]);
         assert!(times.take("one", &now).is_empty(), "the collection has them again");
-        assert_eq!((times.inner().count, times.inner().order.len()), (0, 0));
+        let inner = times.inner();
+        assert_eq!((inner.count, inner.order.len()), (0, 0));
     }
 
     #[test]
