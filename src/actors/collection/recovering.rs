@@ -1,0 +1,120 @@
+//! Taking over what a mount that was killed has left of a collection.
+//!
+//! The journal is worked out beside the actor ([`recording::replay`]), from what is shown, and holds if that is still the state: whoever
+//! has begun to use the collection meanwhile goes first, and it is tried again. What it makes of the collection is published with
+//! what the server had *then* as base, and merged at once with what it has today, before anything is saved.
+
+use crate::actors::Error;
+use crate::actors::collection::recording::{self, Replayed};
+use crate::actors::collection::state::{Base, CollectionState};
+use crate::actors::collection::{CollectionActor, operation};
+use crate::actors::refresh::Reply;
+use crate::actors::work::Work;
+use crate::dirty::Scratch;
+use crate::journal::{Change, Sent, Sequence};
+use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a mount that was killed has left of a collection.
+pub struct Left {
+    pub changes: Vec<(Sequence, Change)>,
+    /// Saves of which it did not learn whether they arrived.
+    pub sent: Vec<Sent>,
+    /// Where its backing files are.
+    pub scratch: Arc<Scratch>,
+}
+
+/// Takes over what a mount that was killed had not saved. The answer is what could not be: it has to stay in the journal.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Recover {
+    pub left: Arc<Left>,
+    pub reply: Reply<Vec<Change>, Error>,
+}
+
+impl CollectionActor {
+    /// Takes over what was worked out of a journal, on top of what is shown.
+    fn recover(&mut self, state: &Arc<CollectionState>, replayed: Replayed, left: &Left) -> Arc<CollectionState> {
+        let mut next = (**state).clone();
+        // What the journal's mount had, as if it had gone on to this moment: the next look at the server merges.
+        let mut numbers = state.numbers.carry(&state.snapshot, &replayed.mine, Some(chrono::Utc::now()));
+        for (node, draft) in replayed.drafts {
+            let number = numbers.number(node);
+            numbers.set_modified(number, Some(draft.file.modified()));
+            next.drafts.insert(number, draft);
+        }
+        next.numbers = numbers;
+        next.snapshot = replayed.mine;
+        let was = &state.base;
+        // Not what the server has today, but what it had then; today's is merged with it before anything is saved.
+        next.base = Arc::new(Base {
+            record: was.record.clone(),
+            snapshot: replayed.base,
+            is_whole: false,
+            is_own: false,
+            is_sound: was.is_sound,
+        });
+        next.is_unsaved = true;
+        self.local.adopt(replayed.touched);
+        let now = Instant::now();
+        let open = left.sent.iter().filter(|save| !save.has_arrived);
+        self.local.sent.extend(open.map(|save| (now, save.clone())));
+        self.local.text = None;
+        self.publish(next)
+    }
+
+    fn was_replayed(
+        &mut self,
+        state: &Arc<CollectionState>,
+        replayed: Replayed,
+        left: &Left,
+        context: &mut Context<Self>,
+    ) -> Result<Vec<Change>, Error> {
+        let is_same = self.cell.load().is_some_and(|current| Arc::ptr_eq(&current, state));
+        if !is_same || self.is_busy() {
+            return Err(Error::Busy);
+        }
+        let theirs = state.base.snapshot.clone();
+        let kept = replayed.kept.clone();
+        let state = self.recover(state, replayed, left);
+        let mut next = (*state).clone();
+        next.base = Arc::new(Base {
+            record: state.base.record.clone(),
+            snapshot: theirs.clone(),
+            is_whole: true,
+            is_own: false,
+            is_sound: state.base.is_sound,
+        });
+        self.merge(next, theirs, 0, context);
+        Ok(kept)
+    }
+}
+
+impl Handler<Recover> for CollectionActor {
+    type Result = ();
+
+    fn handle(&mut self, Recover { left, reply }: Recover, context: &mut Context<Self>) {
+        let is_free = |state: &Arc<CollectionState>| !state.is_unsaved() && state.drafts.is_empty();
+        let state = self.cell.load().filter(is_free).filter(|_| !self.is_busy());
+        let Some((state, writing)) = state.zip(self.environment.writing.clone()) else {
+            // It is loaded before. Whoever has begun to use it meanwhile goes first, and this is tried again.
+            let _ = reply.send(Err(Error::Busy));
+            return;
+        };
+        let (known, journaled) = (state.clone(), left.clone());
+        let replay = async move {
+            let work = tokio::task::spawn_blocking(move || {
+                let request = operation::put_request(&writing, &known);
+                let (base, changes) = (&known.base.snapshot, (&journaled.changes[..], &journaled.sent[..]));
+                recording::replay(&writing, base, changes, &journaled.scratch, &request)
+            });
+            work.await.map_err(|error| Error::Failed(format!("reading a journal: {error}")))?
+        };
+        let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), replay);
+        context.spawn(work.into_actor(self).map(move |replayed, actor, context| {
+            let result = replayed.and_then(|replayed| actor.was_replayed(&state, replayed, &left, context));
+            let _ = reply.send(result);
+        }));
+    }
+}
