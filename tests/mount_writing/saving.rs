@@ -371,6 +371,32 @@ fn file_that_is_renamed_while_it_is_open_for_writing_outlives_a_kill() {
     assert!(!path.join("a").exists());
 }
 
+/// A log that is turned over while its writer goes on: the server has it under the new name, and never under none.
+#[test]
+fn file_that_is_renamed_and_then_written_to_stays_on_the_server() {
+    let fixture = Fixture::new(&["--sync=idle:1"]);
+    let path = fixture.path();
+    let file = open(&path.join("a"), libc::O_WRONLY | libc::O_APPEND).unwrap();
+    fs::rename(path.join("a"), path.join("a.1")).unwrap();
+    (&file).write_all(b" and more").unwrap();
+    until("the old name is gone", || !fixture.server_names().contains(&"a".to_owned()));
+    let names = fixture.server_names();
+    assert!(names.contains(&"a.1".to_owned()), "{names:?}");
+    close(file).unwrap();
+    until("all of it is saved", || fixture.server_has("a.1", b"first and more"));
+}
+
+#[test]
+fn emptying_an_empty_file_sets_its_time() {
+    let fixture = Fixture::new(&[]);
+    let stamp = fixture.path().join("stamp");
+    save(&stamp, b"").unwrap();
+    let before = fs::metadata(&stamp).unwrap().modified().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    save(&stamp, b"").unwrap();
+    assert!(fs::metadata(&stamp).unwrap().modified().unwrap() > before);
+}
+
 #[test]
 fn append_flag_counts_as_it_is_when_something_is_written() {
     let fixture = Fixture::new(&[]);

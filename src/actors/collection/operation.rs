@@ -224,6 +224,10 @@ impl CollectionActor {
                     return Err(Error::IsADirectory);
                 }
                 let known = edit.state.draft(number).cloned();
+                if empties && known.is_none() && edit.snapshot().size(node) == 0 {
+                    // Nothing is to be saved for it; the time is set all the same, as on any file system.
+                    edit.state.numbers.set_modified(number, Some(now));
+                }
                 let is_unseen = self.cell.shared().unseen.take(number);
                 if is_unseen && empties && known.is_none() && writing.on_conflict == OnConflict::KeepBoth {
                     self.keep_unseen(&mut edit, node, now)?;
@@ -349,10 +353,12 @@ impl CollectionActor {
             }
         };
         let is_change = !edit.touched.is_empty();
-        self.local.journal.files.extend(edit.moved);
         edit.finished.into_iter().for_each(|file| self.finish(file));
-        for (path, depth) in &edit.touched {
-            self.local.touch(path, *depth);
+        if edit.state.kind() == Kind::Mutable {
+            self.local.journal.files.extend(edit.moved);
+            for (path, depth) in &edit.touched {
+                self.local.touch(path, *depth);
+            }
         }
         let paths = edit.touched.into_iter().map(|(path, _)| path).collect();
         let mut changed = edit.state;
@@ -489,9 +495,8 @@ fn rename(
     for number in moved {
         if let Some(draft) = edit.state.drafts.get(&number) {
             edit.moved.push(number);
-            if draft.is_changed() {
-                draft.promise();
-            }
+            // Also one that is not changed yet: it may be by the time the save looks at it, and half-written files are left out.
+            draft.promise();
         }
     }
     Ok(node)
