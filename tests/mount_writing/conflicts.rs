@@ -107,6 +107,23 @@ fn conflict_under_policy_error_outlives_the_mount() {
     assert!(fixture.server_has("a", b"mine again"));
 }
 
+/// The refused request is still noted in the journal: what may have arrived is no reason to take the conflict back.
+#[test]
+fn conflict_under_policy_error_outlives_a_mount_that_saved_nothing_else() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = changed_behind_its_back(&["--on-conflict=error"], b"theirs");
+    let path = fixture.path();
+    assert_eq!(errno(save(&path.join("a"), b"mine")), libc::EBUSY);
+    let status = fixture.writer.unmount();
+    assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
+    fixture.writer.start_again();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"mine");
+    assert!(fixture.server_has("a", b"theirs"));
+}
+
 /// The one case that `--commit-guard=auto` cannot see in time.
 #[test]
 fn overwritten_version_is_reported_by_path_and_with_the_way_to_it() {

@@ -257,8 +257,10 @@ impl CollectionActor {
             }
         }
         for (path, _) in self.may_have_arrived().into_iter().flat_map(|save| save.paths) {
-            // What has arrived too late is put right.
-            self.local.touch(&path, Depth::Entry);
+            // What has arrived too late is put right; a conflict stands until somebody writes to the path.
+            if self.local.aside.conflict(Some(&path)).is_none() {
+                self.local.touch(&path, Depth::Entry);
+            }
         }
         let displaced: Vec<u32> = merged.displaced.iter().map(|(number, _)| *number).collect();
         self.local.displaced.extend(merged.displaced);
