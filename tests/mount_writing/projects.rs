@@ -31,6 +31,9 @@ fn folder_made_in_a_project_is_a_collection() {
     assert_eq!(errno(fs::remove_dir(home.join("missing"))), libc::ENOENT);
     let refused = errno(save(&home.join("file"), b"x"));
     assert!([libc::EPERM, libc::ENOTSUP].contains(&refused), "{refused}");
+    let long = "x".repeat(256);
+    assert_eq!(errno(fs::create_dir(home.join(&long))), libc::ENAMETOOLONG);
+    assert_eq!(errno(fs::rename(home.join("made"), home.join(&long))), libc::ENAMETOOLONG);
     fs::remove_file(home.join("made/f")).unwrap();
     fs::remove_dir(home.join("made")).unwrap();
     assert!(names(&home).is_empty());

@@ -18,7 +18,7 @@ use crate::actors::collection::saving::{Files, Need, SyncMode};
 use crate::actors::collection::{CollectionCell, CollectionState, Kind as CollectionKind, Writing};
 use crate::actors::listing::{Item, ListingCell, Source, Target};
 use crate::dirty::Place;
-use crate::keep::manifest::check_new_name;
+use crate::keep::manifest::{MAX_NAME_LENGTH, NameProblem, check_new_name};
 use crate::tree::NodeId;
 use crate::vfs::handle::{Open, OpenFile, Writer};
 use crate::vfs::object::{Content, Object, Pinned, RECORD_FILE};
@@ -117,7 +117,7 @@ impl Site {
             }
             Spot::Project { .. } if !is_directory => Err(Error::NotSupported),
             Spot::Project { object, cell, uuid } => {
-                let text = std::str::from_utf8(name).map_err(|_| crate::keep::manifest::NameProblem::NotUtf8)?;
+                let text = check_collection_name(name)?;
                 if self.supervisor.find(&cell, name).await?.is_some() {
                     return Err(Error::Exists);
                 }
@@ -429,7 +429,7 @@ impl Site {
                 if self.supervisor.find(&to_cell, new_name).await?.is_some() {
                     return Err(if keep { Error::Exists } else { Error::NotWritable });
                 }
-                let text = std::str::from_utf8(new_name).map_err(|_| crate::keep::manifest::NameProblem::NotUtf8)?;
+                let text = check_collection_name(new_name)?;
                 Ok(self.supervisor.move_collection((&cell, &item), (&uuid, &to_cell), text).await?)
             }
             _ => Err(Error::CrossDevice),
@@ -474,6 +474,15 @@ impl Site {
 /// Where a write goes; `append` as in [`crate::vfs::FileSystem::write`].
 fn place(offset: u64, append: bool) -> Place {
     if append { Place::End } else { Place::At(offset) }
+}
+
+/// A name that the server takes for a collection: at most 255 characters (a column's width, not bytes), protocol.md 4.2.
+fn check_collection_name(name: &[u8]) -> Result<&str, Error> {
+    let text = std::str::from_utf8(name).map_err(|_| NameProblem::NotUtf8)?;
+    if text.chars().count() > MAX_NAME_LENGTH {
+        return Err(NameProblem::TooLong.into());
+    }
+    Ok(text)
 }
 
 /// Is this a file that is gone from its collection, with data that were never saved?
