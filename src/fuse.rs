@@ -26,6 +26,7 @@ use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub mod adapter;
 pub mod interrupt;
@@ -146,8 +147,21 @@ impl Mounted {
     }
 
     /// Unmounts if nobody uses it; returns whether it is gone.
+    ///
+    /// What stands there may be the mount of one who has replaced us (`--replace`): that is not ours to take away. As long as
+    /// our session runs nobody else can have our number.
     pub async fn unmount(&self) -> bool {
-        self.fusermount(&["-u"]).await || !self.is_mounted()
+        !self.is_mounted() || self.fusermount(&["-u"]).await || !self.is_mounted()
+    }
+
+    /// Is the mount at our path one whose session is over? Without a session our number may already be another's, so that
+    /// [`Mounted::is_mounted`] does not tell a successor from ourselves.
+    pub async fn is_dead(&self) -> bool {
+        let path = self.path.clone();
+        // Opening asks who serves it; attributes the kernel may know from before.
+        let look = tokio::task::spawn_blocking(move || std::fs::read_dir(path));
+        let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(1), look).await else { return false };
+        [Some(libc::ENOTCONN), Some(libc::ECONNABORTED)].contains(&error.raw_os_error())
     }
 
     /// Takes it out of the tree, whoever uses it.

@@ -127,6 +127,24 @@ fn killed_mount_leaves_nobody_hanging_and_is_replaced() {
     assert_eq!(wait(&mut next, LIMIT).and_then(|status| status.code()), Some(0));
 }
 
+/// The mount that is replaced ends a moment later, and must not take the one that replaced it for its own.
+#[test]
+fn replaced_mount_leaves_its_successor_alone() {
+    let cluster = Cluster::start();
+    let mut mount = cluster.mount(&["--all"]);
+    let path = mount.path().to_owned();
+    fs::read_dir(path.join("home")).unwrap();
+    let mut command = mount_command(&cluster);
+    let mut next =
+        command.args(["--foreground", "--replace", "--all"]).arg(&path).stderr(Stdio::null()).spawn().unwrap();
+    assert!(wait(&mut mount.process, LIMIT).is_some(), "the one that was replaced ends");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(fs::read_dir(path.join("home")).is_ok());
+    assert!(next.try_wait().unwrap().is_none());
+    assert!(run(arvados().args(["mount", "--unmount"]).arg(&path), LIMIT).status.success());
+    assert_eq!(wait(&mut next, LIMIT).and_then(|status| status.code()), Some(0));
+}
+
 #[test]
 fn exec_has_the_status_of_its_command_and_leaves_nothing_mounted() {
     let cluster = Cluster::start();

@@ -253,7 +253,8 @@ async fn serve(
             ended = mounted.ended() => after(&mounted, ended).await,
             name = ending.signals.next() => {
                 tracing::info!(signal = name, "unmounting");
-                ending.was_asked = true;
+                // Managers send a SIGHUP along, before or after: it is no first request of two.
+                ending.was_asked = name != "SIGHUP";
                 ending.leave(&mut mounted).await;
                 Ok(ExitCode::SUCCESS)
             }
@@ -283,7 +284,9 @@ async fn after(mounted: &Mounted, ended: std::io::Result<()>) -> Result<ExitCode
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    mounted.detach().await;
+    if mounted.is_dead().await {
+        mounted.detach().await;
+    }
     match ended {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
