@@ -91,6 +91,9 @@ impl Place {
 
 impl One {
     fn find(&self) -> Result<Found, String> {
+        if self.journal.is_empty() {
+            return Err("which journal? the name is empty; `arvados journal list` shows all".to_owned());
+        }
         let mut found = self.place.all()?;
         found.retain(|found| found.id.starts_with(&self.journal));
         if let Some(exact) = found.iter().position(|found| found.id == self.journal) {

@@ -77,13 +77,17 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Is SIGKILL pending for this thread? A thread that we cannot see (another pid namespace, or gone) has nobody who waits.
+/// Is SIGKILL pending for this thread? A thread that is gone has nobody who waits; one that is only hidden from us (`hidepid`)
+/// may be well.
 pub fn is_dying(thread: u32) -> bool {
     if thread == 0 {
         // Of a process in another container the kernel does not tell us the number; it may be well.
         return false;
     }
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return true };
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else {
+        let thread = nix::unistd::Pid::from_raw(thread.cast_signed());
+        return nix::sys::signal::kill(thread, None) != Err(nix::errno::Errno::EPERM);
+    };
     let pending =
         status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")));
     pending

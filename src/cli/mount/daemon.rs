@@ -89,15 +89,20 @@ pub fn move_log(has_logfile: bool) {
         let program = super::program();
         match background.prepare() {
             Ok(None) => {}
-            Ok(Some(file)) => eprintln!("{program}: there is no system log: this mount logs to {}", file.display()),
-            Err(error) => eprintln!(
+            Ok(Some(file)) => say(&format!("{program}: there is no system log: this mount logs to {}", file.display())),
+            Err(error) => say(&format!(
                 "{program}: this mount logs nowhere: there is no system log, and no log file can be made ({error}); \
                  name one with --logfile"
-            ),
+            )),
         }
         telemetry::go_to_background(background);
     }
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "this is a defect of the program")));
+}
+
+/// Whoever started us may be gone, and nobody reading: no reason to end.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// In the daemon: tells the parent that the file system is mounted, and lets go of the terminal and the current directory.
