@@ -59,11 +59,7 @@ impl Supervisor {
             if record.portable_data_hash != PortableDataHash::EMPTY.to_string() {
                 return Err(Error::NotEmpty);
             }
-            match api.delete_collection(&uuid).await {
-                // It was there a moment ago: a repeated request finds its own work done.
-                Err(error) if error.is_not_found() => Ok(()),
-                result => Ok(result?),
-            }
+            Ok(api.delete_collection(&uuid).await?)
         };
         Work::start(&self.environment().network, "removing a collection", request).await?;
         self.tell_removed(cell, item.number).await;

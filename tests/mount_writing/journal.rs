@@ -178,6 +178,27 @@ fn file_that_is_lost_from_the_journal_holds_up_no_other() {
     assert_eq!(fixture.writer.log().matches("cannot be read").count(), 4, "two files, two mounts");
 }
 
+/// An error of the disk at the moment of writing down is told to who waits for it, although a later save may succeed.
+#[test]
+fn file_that_cannot_be_written_to_the_journal_fails_its_close() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let path = fixture.path();
+    save(&path.join("before"), &[1; 200_000]).unwrap();
+    let backing = backing_files(&fixture.writer.journal());
+    let folder = backing[0].parent().unwrap();
+    let hidden = folder.with_extension("hidden");
+    fs::rename(folder, &hidden).unwrap();
+    assert_ne!(errno(save(&path.join("after"), &[2; 200_000])), 0);
+    fs::rename(&hidden, folder).unwrap();
+    assert!(fixture.writer.log().contains("a file cannot be written to the journal"));
+    assert!(fixture.writer.unmount().success());
+    assert!(fixture.server_has("before", &[1; 200_000]));
+    assert!(fixture.server_has("after", &[2; 200_000]), "and what was in memory was not lost");
+}
+
 /// A hole of a hundred tebibytes cannot be stored.
 #[test]
 fn file_that_can_never_be_stored_holds_up_no_other() {

@@ -91,11 +91,11 @@ impl CollectionActor {
                 Err(error) => (Err(error), Vec::new()),
             };
             let answer = match result {
-                Ok(Recorded { last: sequence, synced, is_complete }) => {
+                Ok(Recorded { last: sequence, synced, left_out }) => {
                     if let Some(sequence) = sequence {
                         actor.local.journal.marks.push((change, sequence, again));
                         actor.local.journal.last = Some(sequence);
-                        let frees_others = is_complete && superseded.is_some() && actor.local.aside.paths() == aside;
+                        let frees_others = left_out.is_none() && superseded.is_some() && actor.local.aside.paths() == aside;
                         if frees_others {
                             actor.local.journal.expendable = superseded;
                         }
@@ -107,7 +107,7 @@ impl CollectionActor {
                     if let Err(error) = &synced {
                         tracing::error!(collection = actor.cell.key(), %error, "the journal may not outlive the machine");
                     }
-                    synced
+                    synced.and(left_out.map_or(Ok(()), Err))
                 }
                 Err(error) => {
                     actor.local.journal.touched.extend(&again);

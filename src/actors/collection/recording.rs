@@ -30,8 +30,9 @@ pub(super) struct Recorded {
     pub(super) last: Option<Sequence>,
     /// Whether it is on the disk, where that was asked for.
     pub(super) synced: Result<(), Error>,
-    /// Without files that cannot be read any more.
-    pub(super) is_complete: bool,
+    /// Why a file is not in it: its bytes could not be brought to the disk, or read there. Whoever waits for the record may wait
+    /// for that file.
+    pub(super) left_out: Option<Error>,
 }
 
 /// Writes down what is at the touched paths, all together: of a file that was moved, one of its places is among them in any case.
@@ -46,9 +47,10 @@ pub(super) async fn record(
     durable: bool,
 ) -> Result<Recorded, Error> {
     let mut changes = Vec::new();
-    let mut is_complete = true;
+    let mut left_out = None;
     for (path, depth) in touched.iter() {
-        is_complete &= of_path(state, path, depth, files, durable, &mut changes).await?;
+        let problem = of_path(state, path, depth, files, durable, &mut changes).await?;
+        left_out = left_out.or(problem);
     }
     changes.iter_mut().for_each(|change: &mut Change| change.state = number);
     let (journal, uuid) = (journal.clone(), uuid.to_owned());
@@ -56,12 +58,12 @@ pub(super) async fn record(
         let last = if changes.is_empty() { None } else { Some(journal.append_together(&uuid, &changes, false)?) };
         // What is in the journal has to be settled there one day, whether it is on the disk or not.
         let synced = if durable { journal.sync().map_err(Error::from) } else { Ok(()) };
-        Ok(Recorded { last, synced, is_complete })
+        Ok(Recorded { last, synced, left_out })
     });
     work.await.map_err(|error| Error::Failed(format!("writing to the journal: {error}")))?
 }
 
-/// `false`: a file is left out, because it cannot be read.
+/// The problem of a file that is left out, because its bytes are not to be had.
 async fn of_path(
     state: &CollectionState,
     path: &[u8],
@@ -69,14 +71,14 @@ async fn of_path(
     files: &HashSet<u32>,
     durable: bool,
     changes: &mut Vec<Change>,
-) -> Result<bool, Error> {
-    let mut is_complete = true;
+) -> Result<Option<Error>, Error> {
+    let mut left_out = None;
     let (base, mine) = (&state.base.snapshot, &state.snapshot);
     let (before, now) = (base.find(path), mine.find(path));
     // Also what the server never had: an earlier record may speak of it.
     let Some(now) = now else {
         changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
-        return Ok(true);
+        return Ok(None);
     };
     let is_directory = mine.is_directory(now);
     let same_kind = before.is_some_and(|before| base.is_directory(before) == is_directory);
@@ -108,9 +110,10 @@ async fn of_path(
             // Where it came to this name only now, no earlier record has what was promised of it.
             Some(draft) if draft.is_open() && !files.contains(&number) && !replaces => continue,
             Some(draft) => match draft.file.persist(INLINE, durable).await {
-                // Earlier records may have more of it, and whoever saves it hears of it.
+                // Earlier records may have more of it, and the others are not to suffer.
                 Err(error) if error.is_of_the_file() => {
-                    is_complete = false;
+                    tracing::error!(path = %String::from_utf8_lossy(&path), %error, "a file cannot be written to the journal");
+                    left_out.get_or_insert(error.into());
                     continue;
                 }
                 content => content?,
@@ -120,7 +123,7 @@ async fn of_path(
         let modified = state.modified(number);
         changes.push(change(Operation::File { path, content, modified }, recorded));
     }
-    Ok(is_complete)
+    Ok(left_out)
 }
 
 fn change(operation: Operation, bases: Vec<(Vec<u8>, Base)>) -> Change {
