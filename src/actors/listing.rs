@@ -154,6 +154,13 @@ impl Keeper for ListingActor {
 }
 
 impl ListingActor {
+    /// We know of a change that an answer on its way may not show: what it says counts as out of date when it comes.
+    fn overtake(&self) {
+        if self.refresh.is_running() || !self.searches.is_empty() {
+            self.cell.mark();
+        }
+    }
+
     /// Begins to read everything, unless that is under way.
     fn read(&mut self, context: &mut Context<Self>) {
         if self.refresh.is_running() {
@@ -431,6 +438,7 @@ impl Handler<Add> for ListingActor {
         let old = self.cell.load();
         let (listing, item) = self.numbering.with(old.as_deref(), candidate, Instant::now());
         self.publish(listing);
+        self.overtake();
         let _ = reply.send(Ok(item));
     }
 }
@@ -442,6 +450,7 @@ impl Handler<Remove> for ListingActor {
         if let Some(listing) = self.cell.load().filter(|listing| listing.by_number(number).is_some()) {
             self.publish(listing.filtered(|item| item.number != number));
         }
+        self.overtake();
     }
 }
 

@@ -54,3 +54,28 @@ fn answer_that_an_event_overtook_is_asked_for_again() {
     });
     assert_eq!(receive.recv(), Ok([true, false, false, true]));
 }
+
+/// A reading that began before our own `mkdir` may end without the new name: it is not believed.
+#[test]
+fn reading_that_our_own_change_overtook_counts_as_out_of_date() {
+    let (send, receive) = std::sync::mpsc::channel();
+    actix::System::new().block_on(async move {
+        let cell = Cell::new(Source::Project("zzzzz-j7d0g-000000000000000".to_owned()));
+        ListingActor::create(move |context| {
+            let mut actor = ListingActor::new(environment(), cell);
+            let add = |actor: &mut ListingActor, context: &mut Context<ListingActor>| {
+                let target = Target::Collection("zzzzz-4zz18-000000000000000".into());
+                let candidate = Candidate { name: b"name".to_vec(), target, modified: None, can_write: None };
+                let (reply, _answer) = tokio::sync::oneshot::channel();
+                Handler::<Add>::handle(actor, Add { candidate, reply }, context);
+                actor.cell.marks()
+            };
+            let alone = add(&mut actor, context);
+            actor.refresh.begin(Instant::now());
+            let _ = send.send([alone, add(&mut actor, context)]);
+            context.stop();
+            actor
+        });
+    });
+    assert_eq!(receive.recv(), Ok([0, 1]));
+}
