@@ -73,7 +73,8 @@ impl Error {
     pub fn remedy(&self) -> &'static str {
         match self {
             Error::Remote(error) if error.is_unauthorized() => {
-                "the token is not valid any more: mount again with a new one, the data are in the journal"
+                "the token is not valid any more: have it prolonged and mount again, the data are in the journal; with another \
+                 token only what had not reached Keep yet can be saved"
             }
             Error::Remote(error) if error.is_forbidden() => "ask for write permission on the collection",
             Error::Remote(error) if error.is_not_found() => {
