@@ -120,6 +120,10 @@ fn what_is_not_changed_causes_no_request() {
     let path = fixture.path();
     assert_eq!(fs::read(path.join("a")).unwrap(), b"first");
     assert_eq!(names(&path.join("d")), ["b"]);
+    // When the listener is connected for the first time everything is looked at once more.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"first");
+    std::thread::sleep(Duration::from_secs(1));
     let since = fixture.sequence();
     for _ in 0..5 {
         close(open(&path.join("a"), libc::O_RDWR).unwrap()).unwrap();
