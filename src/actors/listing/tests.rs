@@ -24,15 +24,22 @@ fn environment() -> Arc<Environment> {
     })
 }
 
+fn actor() -> ListingActor {
+    ListingActor::new(environment(), Cell::new(Source::Project("zzzzz-j7d0g-000000000000000".to_owned())))
+}
+
+fn candidate() -> Candidate {
+    let target = Target::Collection("zzzzz-4zz18-000000000000000".into());
+    Candidate { name: b"name".to_vec(), target, modified: None, can_write: None }
+}
+
 #[test]
 fn answer_that_an_event_overtook_is_asked_for_again() {
     let (send, receive) = std::sync::mpsc::channel();
     actix::System::new().block_on(async move {
-        let cell = Cell::new(Source::Project("zzzzz-j7d0g-000000000000000".to_owned()));
         ListingActor::create(move |context| {
-            let mut actor = ListingActor::new(environment(), cell);
-            let target = Target::Collection("zzzzz-4zz18-000000000000000".into());
-            let candidate = Candidate { name: b"name".to_vec(), target, modified: None, can_write: None };
+            let mut actor = actor();
+            let candidate = candidate();
             let searched = |actor: &mut ListingActor, asked| {
                 actor.was_searched(b"name".to_vec(), asked, Ok(Some(candidate.clone())));
                 actor.cell.load().and_then(|listing| listing.by_name(b"name").cloned()).expect("published")
@@ -60,12 +67,10 @@ fn answer_that_an_event_overtook_is_asked_for_again() {
 fn reading_that_our_own_change_overtook_counts_as_out_of_date() {
     let (send, receive) = std::sync::mpsc::channel();
     actix::System::new().block_on(async move {
-        let cell = Cell::new(Source::Project("zzzzz-j7d0g-000000000000000".to_owned()));
         ListingActor::create(move |context| {
-            let mut actor = ListingActor::new(environment(), cell);
+            let mut actor = actor();
             let add = |actor: &mut ListingActor, context: &mut Context<ListingActor>| {
-                let target = Target::Collection("zzzzz-4zz18-000000000000000".into());
-                let candidate = Candidate { name: b"name".to_vec(), target, modified: None, can_write: None };
+                let candidate = candidate();
                 let (reply, _answer) = tokio::sync::oneshot::channel();
                 Handler::<Add>::handle(actor, Add { candidate, reply }, context);
                 actor.cell.marks()
