@@ -199,6 +199,31 @@ fn file_that_cannot_be_written_to_the_journal_fails_its_close() {
     assert!(fixture.server_has("after", &[2; 200_000]), "and what was in memory was not lost");
 }
 
+#[test]
+fn file_that_cannot_be_written_to_the_journal_under_its_new_name_keeps_its_old_one() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let path = fixture.path();
+    save(&path.join("before"), &[1; 200_000]).unwrap();
+    let backing = backing_files(&fixture.writer.journal());
+    let folder = backing[0].parent().unwrap();
+    let hidden = folder.with_extension("hidden");
+    let mut file = open(&path.join("d/b"), libc::O_WRONLY | libc::O_APPEND).unwrap();
+    file.write_all(&[2; 200_000]).unwrap();
+    fs::rename(folder, &hidden).unwrap();
+    let _ = fs::rename(path.join("d/b"), path.join("moved"));
+    until("the record", || fixture.writer.log().contains("a file cannot be written to the journal"));
+    fs::rename(&hidden, folder).unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    drop(file);
+    fixture.writer.start_again();
+    until("the rest to be saved", || fixture.server_has("before", &[1; 200_000]));
+    assert!(fixture.server_has("d/b", b"second"));
+}
+
 /// A hole of a hundred tebibytes cannot be stored.
 #[test]
 fn file_that_can_never_be_stored_holds_up_no_other() {

@@ -52,6 +52,10 @@ pub(super) async fn record(
         let problem = of_path(state, path, depth, files, durable, &mut changes).await?;
         left_out = left_out.or(problem);
     }
+    if left_out.is_some() {
+        // It may have come to where it is left out by a move: then its old name stays, or a replay would leave it neither.
+        changes = without_removals(changes);
+    }
     changes.iter_mut().for_each(|change: &mut Change| change.state = number);
     let (journal, uuid) = (journal.clone(), uuid.to_owned());
     let work = tokio::task::spawn_blocking(move || {
@@ -61,6 +65,19 @@ pub(super) async fn record(
         Ok(Recorded { last, synced, left_out })
     });
     work.await.map_err(|error| Error::Failed(format!("writing to the journal: {error}")))?
+}
+
+/// Without the removals of what nothing takes the place of.
+fn without_removals(changes: Vec<Change>) -> Vec<Change> {
+    let made: HashSet<Vec<u8>> = changes
+        .iter()
+        .filter_map(|change| match &change.operation {
+            Operation::File { path, .. } | Operation::MakeDirectory { path } => Some(path.clone()),
+            _ => None,
+        })
+        .collect();
+    let stays = |change: &Change| !matches!(&change.operation, Operation::Remove { path } if !made.contains(path));
+    changes.into_iter().filter(stays).collect()
 }
 
 /// The problem of a file that is left out, because its bytes are not to be had.
