@@ -113,8 +113,11 @@ fn conflict_under_policy_error_outlives_a_mount_that_saved_nothing_else() {
     if !is_ours() {
         return;
     }
-    let mut fixture = changed_behind_its_back(&["--on-conflict=error"], b"theirs");
+    // Of a collection that was left alone the version is known to tell: the request goes out, and is refused.
+    let mut fixture = Fixture::old(&[QUIET[0], QUIET[1], "--on-conflict=error"]);
     let path = fixture.path();
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"first");
+    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs")]);
     assert_eq!(errno(save(&path.join("a"), b"mine")), libc::EBUSY);
     let status = fixture.writer.unmount();
     assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
