@@ -21,9 +21,10 @@
 //! * A folder belongs to whom holds its lock. It goes when its owner ends in good order with nothing pending.
 //! * No file here is readable for others, or reached through a link: locators are permissions to read.
 //!
-//! Locks: the `Mutex` of a journal is a leaf; nothing is called under it but the disk. `fdatasync` is waited for without it,
+//! Locks: the `Mutex` of the log is a leaf; nothing is called under it but the disk. `fdatasync` is waited for without it,
 //! so that a writer who needs no durability does not wait for one who does; only a rewrite of the log (rare, and in
-//! proportion to what was appended) holds it for an `fsync`.
+//! proportion to what was appended) holds it for an `fsync`. Those who need durability wait for each other under `confirming`, which
+//! is taken before the log's and never the other way round.
 //!
 //! [`Content`]: crate::dirty::Content
 
@@ -79,6 +80,8 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 pub struct Journal {
     folder: PathBuf,
     log: Mutex<log::Log>,
+    /// Held while the log is brought to the disk.
+    confirming: Mutex<()>,
     /// Holds logs with parts that could not be read: the folder must stay.
     is_damaged: bool,
     /// The folder has been removed already.
@@ -134,6 +137,7 @@ impl Journal {
         Ok(Journal {
             folder: folder.to_owned(),
             log: Mutex::new(log),
+            confirming: Mutex::default(),
             is_damaged: false,
             is_gone: AtomicBool::new(false),
             lock,
@@ -211,12 +215,27 @@ impl Journal {
         self.confirm(&file, None)
     }
 
+    /// Brings to the disk what was written since that was done last, if anything was. Errors: as [`Journal::sync`].
+    pub fn sync_rest(&self) -> Result<(), Error> {
+        if self.log().is_synced() { Ok(()) } else { self.sync() }
+    }
+
     /// A rewrite in the meantime does no harm: it has brought to the disk what was in this file.
     fn confirm(&self, file: &File, sequence: Option<Sequence>) -> Result<(), Error> {
-        file.sync_data().map_err(|source| {
-            self.log().distrust();
-            Error::NotDurable { path: self.folder.clone(), sequence, source }
-        })
+        // One after the other: the kernel tells of a page that it could not write only once, and whoever asks next must hear of it, too.
+        let _alone = self.confirming.lock().unwrap_or_else(PoisonError::into_inner);
+        let writes = self.log().writes();
+        match file.sync_data() {
+            Ok(()) => {
+                let mut log = self.log();
+                log.was_synced(file, writes);
+                log.regain_trust()
+            }
+            Err(source) => {
+                self.log().distrust();
+                Err(Error::NotDurable { path: self.folder.clone(), sequence, source })
+            }
+        }
     }
 
     /// Everything of the collection up to this sequence is on the server.
@@ -240,6 +259,17 @@ impl Journal {
         self.log().arrive(collection)
     }
 
+    /// The last save of the collection that was sent was refused.
+    pub fn withdrawn(&self, collection: &str) -> Result<(), Error> {
+        self.log().withdraw(collection)
+    }
+
+    /// Does all that is not settled of the collection come after what the journal with this name has of it
+    /// ([`Change::after`])? `false` if there is nothing.
+    pub fn follows(&self, collection: &str, other: &str) -> bool {
+        self.log().follows(collection, other)
+    }
+
     /// Is there anything of the collection that is not settled?
     pub fn pending(&self, collection: &str) -> bool {
         self.log().pending(collection) > 0
@@ -257,7 +287,7 @@ impl Journal {
 
     /// Nothing is pending, of any collection.
     pub fn is_settled(&self) -> bool {
-        self.log().is_empty()
+        self.log().is_settled()
     }
 
     /// Bytes of the log.
@@ -313,7 +343,7 @@ impl Journal {
 
     fn is_disposable(&self) -> bool {
         let log = self.log();
-        log.is_empty() && !log.is_frozen() && !self.is_damaged
+        log.is_settled() && !log.is_frozen() && !self.is_damaged
     }
 }
 

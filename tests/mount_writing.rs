@@ -15,6 +15,8 @@ mod failures;
 mod fixture;
 #[path = "mount_writing/journal.rs"]
 mod journal;
+#[path = "mount_writing/journals.rs"]
+mod journals;
 #[path = "mount_writing/names.rs"]
 mod names;
 #[path = "mount_writing/operations.rs"]

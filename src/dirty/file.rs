@@ -125,6 +125,17 @@ impl DirtyFile {
         self.state().backing.as_ref().map(|backing| backing.number())
     }
 
+    /// A record of a journal may speak of its backing file.
+    pub fn is_recorded(&self) -> bool {
+        self.state().backing.as_ref().is_some_and(|backing| backing.is_recorded())
+    }
+
+    /// Its backing file, if it still is the one with this number. It does not go while somebody has it
+    /// ([`DirtyStore::sweep`]).
+    pub fn hold(&self, number: u64) -> Option<Arc<Backing>> {
+        self.state().backing.clone().filter(|backing| backing.number() == number)
+    }
+
     /// How its blocks are stored.
     pub fn request(&self) -> &PutRequest {
         &self.request

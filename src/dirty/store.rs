@@ -210,12 +210,17 @@ impl DirtyStore {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Lets go of the backing files that were replaced and are not `needed` by a record. `true`: all of them.
-    pub fn sweep(&self, needed: impl Fn(u64) -> bool) -> bool {
+    /// Lets go of the backing files that were replaced, that nobody holds and that are not `needed` by a record. `is_certain`: what
+    /// makes it so is on the disk. `true`: all of them.
+    pub fn sweep(&self, needed: impl Fn(u64) -> bool, is_certain: impl FnOnce() -> bool) -> bool {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let all = std::mem::take(&mut *retired);
         drop(retired);
-        let (stay, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|backing| needed(backing.number()));
+        let is_needed = |backing: &Arc<Backing>| Arc::strong_count(backing) > 1 || needed(backing.number());
+        let (mut stay, mut gone): (Vec<_>, Vec<_>) = all.into_iter().partition(is_needed);
+        if gone.iter().any(|backing| backing.is_recorded()) && !is_certain() {
+            stay.append(&mut gone);
+        }
         gone.iter().for_each(|backing| backing.discard());
         let is_all = stay.is_empty();
         stay.into_iter().for_each(|backing| self.retire(backing));

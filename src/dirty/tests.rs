@@ -98,7 +98,7 @@ impl Rig {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        self.store.sweep(|_| false);
+        self.store.sweep(|_| false, || true);
         self.store.own_ends.clear();
         assert_eq!((self.budget.used(), self.store.figures().memory, self.scratch.used()), (0, 0, 0));
     }
@@ -406,13 +406,19 @@ async fn recorded_content_is_not_touched_by_what_comes_after_a_cut() {
             assert_eq!(&rig.all(&other, 0, u64::MAX).await, expected, "{left} bytes left");
         }
         let count = || std::fs::read_dir(rig.scratch.folder()).unwrap().count();
-        assert!(!rig.store.sweep(|_| true));
+        assert!(!rig.store.sweep(|_| true, || true));
         assert_eq!(count(), 2);
-        assert!(rig.store.sweep(|number| Some(number) == newer.backing));
+        let held = file.hold(newer.backing.unwrap());
+        assert!(held.is_some() && file.hold(record.backing.unwrap()).is_none());
+        assert!(
+            !rig.store.sweep(|number| Some(number) == newer.backing, || false),
+            "nobody knows whether that is on the disk"
+        );
+        assert!(rig.store.sweep(|number| Some(number) == newer.backing, || true));
         assert_eq!(count(), 1, "the old one is gone");
         file.discard();
         drop(file);
-        rig.store.sweep(|_| false);
+        rig.store.sweep(|_| false, || true);
         std::fs::read_dir(rig.scratch.folder())
             .unwrap()
             .for_each(|entry| std::fs::remove_file(entry.unwrap().path()).unwrap());

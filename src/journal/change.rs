@@ -28,6 +28,10 @@ pub struct Change {
     /// Which state of the collection it tells of, counted by the mount.
     #[serde(default)]
     pub state: u64,
+    /// Journals of earlier mounts that were taken over and not saved yet when it was made: it comes after what they have. All
+    /// other journals are of mounts that ran at the same time, and know nothing of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
 }
 
 /// A save that was about to be sent.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub(super) const FILE: &str = "info.json";
 
 /// Of the records. Raised when an older program could misread them.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Which mount, for people and for `arvados journal list`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -49,6 +49,9 @@ pub(super) struct Log {
     ragged: bool,
     /// An `fdatasync` has failed.
     distrusted: bool,
+    /// How often something was written to the file, and what of that is on the disk.
+    writes: u64,
+    synced: u64,
     /// Nothing may be taken away: something in the log could not be read, nor kept in another place.
     frozen: bool,
     /// After a rewrite that failed: not again before the log has this length.
@@ -63,8 +66,8 @@ struct Collection {
     /// Size in the log of the saves that matter, and of the last one.
     sent: u64,
     last_sent: u64,
-    /// Of the last one it is not known whether it arrived.
-    is_sending: bool,
+    /// Saves of which it is not known whether they arrived.
+    open: usize,
 }
 
 /// A record in the log.
@@ -74,6 +77,8 @@ struct Entry {
     size: u64,
     /// The backing file that it names.
     backing: Option<u64>,
+    /// See [`Change::after`].
+    after: Vec<String>,
 }
 
 impl Entry {
@@ -82,13 +87,13 @@ impl Entry {
             Operation::File { content, .. } => content.backing,
             _ => None,
         };
-        Entry { size, backing }
+        Entry { size, backing, after: change.after.clone() }
     }
 }
 
 impl Collection {
     fn is_empty(&self) -> bool {
-        self.records.is_empty() && !self.is_sending
+        self.records.is_empty() && self.open == 0
     }
 }
 
@@ -122,7 +127,7 @@ impl Log {
             collection.files.supersedes(*sequence, &change.operation);
         }
         for (uuid, sent) in &pending.sent {
-            collections.entry(uuid.clone()).or_default().is_sending = sent.iter().any(|save| !save.has_arrived);
+            collections.entry(uuid.clone()).or_default().open = sent.iter().filter(|save| !save.has_arrived).count();
         }
         Log {
             folder: folder.to_owned(),
@@ -136,8 +141,27 @@ impl Log {
             owed: Vec::new(),
             ragged: false,
             distrusted: false,
+            writes: 0,
+            synced: 0,
             frozen: false,
             rewrite_at: 0,
+        }
+    }
+
+    /// Everything is on the disk.
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced == self.writes && !self.distrusted
+    }
+
+    /// How often the file was written to, for [`Log::was_synced`].
+    pub(super) fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// The file was brought to the disk after so many writes, if it is still the log.
+    pub(super) fn was_synced(&mut self, file: &File, writes: u64) {
+        if std::ptr::eq(file, &*self.file) {
+            self.synced = self.synced.max(writes);
         }
     }
 
@@ -167,6 +191,17 @@ impl Log {
 
     pub(super) fn pending(&self, collection: &str) -> usize {
         self.collections.get(collection).map_or(0, |collection| collection.records.len())
+    }
+
+    /// Nothing that counts, but for saves that may not have arrived: those matter to nobody without changes that come later.
+    pub(super) fn is_settled(&self) -> bool {
+        self.collections.values().all(|collection| collection.records.is_empty())
+    }
+
+    /// Does all that it has of the collection come after what that other journal has?
+    pub(super) fn follows(&self, collection: &str, other: &str) -> bool {
+        let records = self.collections.get(collection).map(|collection| &collection.records);
+        records.is_some_and(|records| records.values().all(|entry| entry.after.iter().any(|id| id == other)))
     }
 
     pub(super) fn collections(&self) -> Vec<String> {
@@ -265,16 +300,39 @@ impl Log {
         self.pay_all()?;
         self.write(&bytes)?;
         let entry = self.collections.entry(collection.to_owned()).or_default();
+        if entry.open > 0 {
+            // Mostly it was the same: that is seen when the log is written anew.
+            self.dead += entry.last_sent;
+            entry.sent -= entry.last_sent;
+        }
         entry.last_sent = bytes.len() as u64;
         entry.sent += entry.last_sent;
-        entry.is_sending = true;
+        entry.open += 1;
+        self.tidy();
         Ok(())
+    }
+
+    /// Notes that the last save that was sent was refused. Where others may still arrive it stays, for they may have put the same at
+    /// their paths, and only the last one that did so is kept.
+    pub(super) fn withdraw(&mut self, collection: &str) -> Result<(), Error> {
+        let Some(entry) = self.collections.get_mut(collection).filter(|entry| entry.open == 1) else { return Ok(()) };
+        entry.open = 0;
+        self.dead += entry.last_sent;
+        entry.sent -= entry.last_sent;
+        entry.last_sent = 0;
+        if entry.is_empty() {
+            self.dead += entry.sent;
+            self.collections.remove(collection);
+        }
+        self.owed.push(Record::Withdrawn { collection: collection.to_owned().into() });
+        self.tidy();
+        self.pay_all()
     }
 
     /// Notes that the last save that was sent is what the server has.
     pub(super) fn arrive(&mut self, collection: &str) -> Result<(), Error> {
-        let Some(entry) = self.collections.get_mut(collection).filter(|entry| entry.is_sending) else { return Ok(()) };
-        entry.is_sending = false;
+        let Some(entry) = self.collections.get_mut(collection).filter(|entry| entry.open > 0) else { return Ok(()) };
+        entry.open = 0;
         let matters = if entry.is_empty() { 0 } else { entry.last_sent };
         self.dead += entry.sent - matters;
         entry.sent = matters;
@@ -325,6 +383,7 @@ impl Log {
             }
         }
         self.length += bytes.len() as u64;
+        self.writes += 1;
         Ok(())
     }
 
@@ -352,6 +411,7 @@ impl Log {
             match self.file.set_len(0) {
                 Ok(()) => {
                     self.length = 0;
+                    self.writes += 1;
                     self.dead = 0;
                     self.rewrite_at = 0;
                     self.ragged = false;

@@ -45,6 +45,10 @@ pub enum Record<'r> {
     Arrived {
         collection: Cow<'r, str>,
     },
+    /// The last save that was sent was refused, and will never reach the server.
+    Withdrawn {
+        collection: Cow<'r, str>,
+    },
 }
 
 /// What could be read of a log.

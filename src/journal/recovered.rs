@@ -35,7 +35,8 @@ impl Recovered {
         let contents = Contents::read(folder)?;
         let mut damage = contents.problem();
         let collections = &contents.pending.collections;
-        if collections.is_empty() && contents.pending.sent.is_empty() && damage.is_none() {
+        // What was sent tells nobody anything where no changes are left.
+        if collections.is_empty() && damage.is_none() {
             return remove(folder, &lock).map(|()| None);
         }
         let mut log = None;
@@ -56,8 +57,14 @@ impl Recovered {
         let listed = |changes: &BTreeMap<_, Change>| changes.iter().map(|(at, change)| (*at, change.clone())).collect();
         let collections = collections.iter().map(|(uuid, changes)| (uuid.clone(), listed(changes))).collect();
         let is_damaged = damage.is_some();
-        let journal =
-            Journal { folder: folder.to_owned(), log: Mutex::new(log), is_damaged, is_gone: Default::default(), lock };
+        let journal = Journal {
+            folder: folder.to_owned(),
+            log: Mutex::new(log),
+            confirming: Mutex::default(),
+            is_damaged,
+            is_gone: Default::default(),
+            lock,
+        };
         let sent = contents.pending.sent;
         Ok(Some(Recovered { journal, info, collections, sent, damage }))
     }

@@ -38,6 +38,7 @@ impl Pending {
                 self.sent.entry(collection.into_owned()).or_default().push(save.into_owned());
             }
             Record::Arrived { collection } => self.arrived(&collection),
+            Record::Withdrawn { collection } => self.withdrawn(&collection),
         }
     }
 
@@ -84,9 +85,21 @@ impl Pending {
         }
     }
 
+    /// The last save that was sent will never arrive.
+    fn withdrawn(&mut self, collection: &str) {
+        let Some(sent) = self.sent.get_mut(collection) else { return };
+        if sent.last().is_some_and(|last| !last.has_arrived) {
+            sent.pop();
+        }
+        if sent.is_empty() {
+            self.sent.remove(collection);
+        }
+    }
+
     /// Makes all that is said of a path's base agree (the latest is right), and drops what is superseded.
     pub fn thin(&mut self) {
         self.collections.values_mut().for_each(thin);
+        self.sent.values_mut().for_each(thin_sent);
     }
 }
 
@@ -129,6 +142,23 @@ pub fn thin(changes: &mut Changes) {
             state(later, path, base);
         }
     }
+}
+
+/// Of saves of which nobody knows whether they arrived, the last one that puts something at a path says all that the earlier ones
+/// say that put the same there. A save that fails for days is tried many times.
+fn thin_sent(sent: &mut Vec<Sent>) {
+    let mut later: HashMap<Vec<u8>, Vec<Base>> = HashMap::new();
+    for save in sent.iter_mut().rev().filter(|save| !save.has_arrived) {
+        save.paths.retain(|(path, base)| {
+            let known = later.entry(path.clone()).or_default();
+            let is_new = !known.contains(base);
+            if is_new {
+                known.push(base.clone());
+            }
+            is_new
+        });
+    }
+    sent.retain(|save| !save.paths.is_empty());
 }
 
 /// The last word on each file that nothing has touched since: the record that set its time, if a later one has only the

@@ -20,7 +20,7 @@ fn time(seconds: i64) -> DateTime<Utc> {
 }
 
 fn change(operation: Operation) -> Change {
-    Change { operation, bases: Vec::new(), time: time(1), state: 0 }
+    Change { operation, bases: Vec::new(), time: time(1), state: 0, after: Vec::new() }
 }
 
 fn file(path: &str, bytes: &[u8]) -> Change {
@@ -296,15 +296,74 @@ fn a_save_that_may_have_arrived_is_told_to_the_next_mount() {
     let save = sent(vec![(b"a".to_vec(), Base::Absent)]);
     journal.sent(ONE, &save).unwrap();
     assert!(!journal.pending(ONE) && journal.pending_collections().is_empty(), "there is nothing to be saved");
-    journal.append(TWO, &file("b", b"1"), false).unwrap();
+    let last = journal.append(ONE, &file("b", b"1"), false).unwrap();
     kill(journal);
     let found = recovered(&account);
     assert_eq!(found.sent, [(ONE.to_owned(), vec![save])].into());
-    let last = found.collections[TWO][0].0;
-    found.journal.settled(TWO, last).unwrap();
-    found.journal.arrived(ONE).unwrap();
+    found.journal.settled(ONE, last).unwrap();
     drop(found);
-    assert!(Journal::recover(&account).unwrap().is_empty());
+    assert!(Journal::recover(&account).unwrap().is_empty(), "it matters to nobody without changes");
+}
+
+#[test]
+fn saves_that_fail_for_days_do_not_fill_the_journal() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let last = journal.append(ONE, &file("file0", b"1"), false).unwrap();
+    let save = |state, names: std::ops::Range<u32>| Sent {
+        state,
+        paths: names.map(|name| (format!("file{name}").into_bytes(), Base::Absent)).collect(),
+        has_arrived: false,
+    };
+    for attempt in 0..400 {
+        journal.sent(ONE, &save(attempt, 0..1000)).unwrap();
+    }
+    assert!(journal.size() < 3 << 20, "answers were lost: {}", journal.size());
+    journal.log().rewrite().unwrap();
+    let told = Contents::read(journal.folder()).unwrap().pending.sent[ONE].clone();
+    assert_eq!(told, [save(399, 0..1000)], "the last one says it all");
+    journal.arrived(ONE).unwrap();
+    for attempt in 400..800 {
+        journal.sent(ONE, &save(attempt, 0..1000)).unwrap();
+        journal.withdrawn(ONE).unwrap();
+    }
+    assert!(journal.size() < 3 << 20, "they were refused: {}", journal.size());
+    let told = Contents::read(journal.folder()).unwrap().pending.sent[ONE].clone();
+    assert_eq!(told.iter().map(|save| (save.state, save.has_arrived)).collect::<Vec<_>>(), [(399, true)]);
+    journal.settled(ONE, last).unwrap();
+    assert!(journal.close(), "nothing is left");
+}
+
+#[test]
+fn save_that_may_have_arrived_stays_when_a_later_one_is_refused() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    journal.append(ONE, &file("a", b"1"), false).unwrap();
+    let save = sent(vec![(b"a".to_vec(), Base::Absent)]);
+    journal.sent(ONE, &save).unwrap();
+    journal.sent(ONE, &sent(vec![(b"b".to_vec(), Base::Absent)])).unwrap();
+    journal.withdrawn(ONE).unwrap();
+    kill(journal);
+    assert!(recovered(&account).sent[ONE].contains(&save));
+}
+
+#[test]
+fn journal_follows_another_only_with_all_that_it_has() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let after =
+        |name: &str, ids: &[&str]| Change { after: ids.iter().map(|id| id.to_string()).collect(), ..file(name, b"1") };
+    assert!(!journal.follows(ONE, "x"), "it has nothing");
+    let first = journal.append(ONE, &after("a", &["y"]), false).unwrap();
+    let last = journal.append(ONE, &after("b", &["x", "y"]), false).unwrap();
+    assert!(journal.follows(ONE, "y") && !journal.follows(ONE, "x") && !journal.follows(TWO, "y"));
+    journal.log().rewrite().unwrap();
+    journal.settled(ONE, first).unwrap();
+    assert!(journal.follows(ONE, "x"));
+    kill(journal);
+    let found = recovered(&account);
+    assert!(found.journal.follows(ONE, "x"));
+    assert_eq!(found.collections[ONE][0].0, last);
 }
 
 #[test]
@@ -326,7 +385,6 @@ fn a_save_that_arrived_is_told_as_long_as_older_changes_are_pending() {
     let told: Vec<_> = found.sent[ONE].iter().map(|save| (names(save), save.has_arrived)).collect();
     assert_eq!(told, [("a".into(), true), ("bc".into(), true), ("de".into(), false)]);
     found.journal.settled(ONE, found.collections[ONE][0].0).unwrap();
-    found.journal.arrived(ONE).unwrap();
     drop(found);
     assert!(Journal::recover(&account).unwrap().is_empty());
 }

@@ -288,14 +288,15 @@ impl Commit {
             self.note(goal, touched, edits.as_ref());
             self.cell.shared().expect(&request.hash.to_string(), &base.record.portable_data_hash);
             self.cell.shared().remember(&base.record.portable_data_hash, &base.snapshot);
-            let api = &self.environment.api;
+            let environment = self.environment.clone();
+            let api = &environment.api;
             let error = match api.update_collection(self.cell.key(), &request.update, None).await {
                 Ok(answer) => return Ok(self.was_accepted(answer, request, base, goal)),
                 Err(error) => error,
             };
             if attempts == 0 && !error.is_temporary() {
                 // Refused with an answer, so it has not arrived.
-                self.sent.truncate(noted);
+                self.take_back(noted);
             }
             if error.is_failed_condition() {
                 if !request.conditions.hash {
@@ -357,6 +358,22 @@ impl Commit {
         }
         self.writing.earlier.note(self.cell.key(), &sent);
         self.sent.push(sent);
+    }
+
+    /// Nothing came of what was sent after the first `noted`.
+    fn take_back(&mut self, noted: usize) {
+        if self.sent.len() <= noted {
+            return;
+        }
+        self.sent.truncate(noted);
+        tokio::task::block_in_place(|| {
+            if let Some(journal) = &self.writing.journal
+                && let Err(error) = journal.withdrawn(self.cell.key())
+            {
+                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save was refused");
+            }
+            self.writing.earlier.was_refused(self.cell.key());
+        });
     }
 
     /// Brings the bytes to Keep, and puts together what the server is to have.

@@ -2,7 +2,8 @@
 //!
 //! A file may be moved to another collection while it is being saved in this one, and the journal's records of any collection
 //! may speak of its backing file. So the list is one for the mount, and a backing file goes when the list is the last
-//! that holds its file, and no record that is not settled names it: without it such a record could not be replayed.
+//! that holds its file, and no record that is not settled names it: without it such a record could not be replayed. That no
+//! record names it any more has to be on the disk before.
 //!
 //! The lock is a leaf: what is looked at is taken out of the list first.
 
@@ -10,6 +11,16 @@ use crate::dirty::DirtyFile;
 use crate::journal::Journal;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Is it on the disk which records count? Else a record that counts no longer could count again after a power failure, and a
+/// backing file that it names must stay.
+pub(super) fn is_certain(journal: Option<&Journal>) -> bool {
+    let synced = journal.map_or(Ok(()), Journal::sync_rest);
+    if let Err(error) = &synced {
+        tracing::debug!(%error, "backing files stay, for the journal may not outlive the machine");
+    }
+    synced.is_ok()
+}
 
 #[derive(Default)]
 pub struct Finished {
@@ -33,14 +44,20 @@ impl Finished {
     /// Lets go of the backing files that nobody needs. `true`: all of them; otherwise somebody has to look again. Blocking.
     pub(super) fn sweep(&self, journal: Option<&Journal>) -> bool {
         let mut files = std::mem::take(&mut *self.files());
-        files.retain(|_, file| {
-            let Some(backing) = file.backing() else { return false };
-            let is_needed = Arc::strong_count(file) > 1 || journal.is_some_and(|journal| journal.names(backing));
+        files.retain(|_, file| file.backing().is_some());
+        let mut unneeded = Vec::new();
+        files.retain(|address, file| {
+            let is_named = |backing| journal.is_some_and(|journal| journal.names(backing));
+            let is_needed = Arc::strong_count(file) > 1 || file.backing().is_some_and(is_named);
             if !is_needed {
-                file.discard();
+                unneeded.push((*address, file.clone()));
             }
             is_needed
         });
+        if unneeded.iter().any(|(_, file)| file.is_recorded()) && !is_certain(journal) {
+            files.extend(unneeded.drain(..));
+        }
+        unneeded.iter().for_each(|(_, file)| file.discard());
         let is_all = files.is_empty();
         self.files().extend(files);
         is_all

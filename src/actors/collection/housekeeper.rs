@@ -9,7 +9,7 @@
 //! Deadlock: the task waits for the disk only. The queue has no bound, so no actor waits for the task; there is at most one note for
 //! each record of the journal, and one look.
 
-use crate::actors::collection::finished::Finished;
+use crate::actors::collection::finished::{self, Finished};
 use crate::dirty::DirtyStore;
 use crate::journal::{Journal, Sequence};
 use std::sync::Arc;
@@ -125,7 +125,10 @@ impl Worker {
             tracing::debug!(%error, "what is settled could not be noted in the journal yet");
         }
         let is_all = self.finished.sweep(journal)
-            & self.store.sweep(|backing| journal.is_some_and(|journal| journal.names(backing)));
+            & self.store.sweep(
+                |backing| journal.is_some_and(|journal| journal.names(backing)),
+                || finished::is_certain(journal),
+            );
         if !is_all && !self.sweeps.swap(true, Ordering::AcqRel) {
             let tasks = self.tasks.clone();
             Handle::current().spawn(async move {

@@ -17,6 +17,29 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// While saves fail for days, records are written all the same. Beyond this two that follow each other are settled together, which is
+/// never too early.
+const MOST_MARKS: usize = 1024;
+
+type Mark = (u64, Sequence, Touched);
+
+/// Puts a mark to the others.
+fn mark(marks: &mut Vec<Mark>, mark: Mark) {
+    marks.push(mark);
+    if marks.len() > MOST_MARKS {
+        let mut all = std::mem::take(marks).into_iter();
+        while let Some(earlier) = all.next() {
+            marks.push(match all.next() {
+                Some((change, sequence, mut touched)) => {
+                    touched.extend(&earlier.2);
+                    (change, sequence, touched)
+                }
+                None => earlier,
+            });
+        }
+    }
+}
+
 /// What the journal has, and who waits for it.
 #[derive(Default)]
 pub(super) struct Pump {
@@ -26,8 +49,8 @@ pub(super) struct Pump {
     pub(super) files: HashSet<u32>,
     pub(super) is_durable: bool,
     pub(super) is_running: bool,
-    /// Up to which change the records up to a sequence tell.
-    marks: Vec<(u64, Sequence, Touched)>,
+    /// Up to which change the records up to a sequence tell, in order. Never more than [`MOST_MARKS`].
+    marks: Vec<Mark>,
     /// What the last save has left out because it was half written. A record of such a path may tell of what was promised before.
     pub(super) left: Touched,
     /// The last record.
@@ -78,8 +101,10 @@ impl CollectionActor {
         let uuid = self.cell.key().clone();
         let (files, again) = (std::mem::take(&mut pump.files), touched.clone());
         let files_again = files.clone();
+        let after = self.environment.writing.as_ref().map(|writing| writing.earlier.adopted(&uuid)).unwrap_or_default();
         let work = async move {
-            let result = recording::record(&journal, &uuid, (&state, change), &touched, &files, is_durable).await;
+            let state = (&state, change, &after[..]);
+            let result = recording::record(&journal, &uuid, state, &touched, &files, is_durable).await;
             Ok((result, waiters))
         };
         let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), work);
@@ -93,7 +118,7 @@ impl CollectionActor {
             let answer = match result {
                 Ok(Recorded { last: sequence, synced, left_out }) => {
                     if let Some(sequence) = sequence {
-                        actor.local.journal.marks.push((change, sequence, again));
+                        mark(&mut actor.local.journal.marks, (change, sequence, again));
                         actor.local.journal.last = Some(sequence);
                         let frees_others = left_out.is_none() && superseded.is_some() && actor.local.aside.paths() == aside;
                         if frees_others {
@@ -150,9 +175,9 @@ impl CollectionActor {
         let is_all_saved = self.local.aside.is_empty() && self.local.brought_back <= saved;
         let expendable = self.local.journal.expendable;
         let Pump { marks, left, .. } = &mut self.local.journal;
-        let is_left = |(_, _, touched): &&(u64, Sequence, Touched)| touched.iter().any(|(path, _)| left.covers(path));
+        let is_left = |(_, _, touched): &&Mark| touched.iter().any(|(path, _)| left.covers(path));
         let kept = marks.iter().filter(is_left).map(|(_, sequence, _)| *sequence).min();
-        let is_settled = |(change, sequence, _): &(u64, Sequence, Touched)| {
+        let is_settled = |(change, sequence, _): &Mark| {
             *change <= saved
                 && kept.is_none_or(|kept| *sequence < kept)
                 && (is_all_saved || expendable.is_some_and(|expendable| *sequence <= expendable))

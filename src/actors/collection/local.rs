@@ -9,8 +9,8 @@ use crate::actors::collection::aside::{Aside, Reason};
 use crate::actors::collection::guard::Guard;
 use crate::actors::collection::journaling::Pump;
 use crate::actors::collection::saving::Running;
+use crate::actors::collection::sent::Unknown;
 use crate::actors::collection::waiting::Waiter;
-use crate::journal::Sent;
 use crate::tree::commit::{Depth, GoText, Touched};
 use actix::SpawnHandle;
 use std::collections::HashMap;
@@ -46,7 +46,7 @@ pub(super) struct Local {
     /// When the server has refused the collection, and why, after it has done so many times.
     pub(super) refused: Option<(Instant, Error)>,
     /// Saves of which it is not known whether they arrived.
-    pub(super) sent: Vec<(Instant, Sent)>,
+    pub(super) sent: Unknown,
     /// Nobody stops the actor while it has something that is not saved.
     pub(super) keeps: Option<Arc<CollectionCell>>,
     pub(super) journal: Pump,

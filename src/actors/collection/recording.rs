@@ -10,7 +10,7 @@ use crate::actors::collection::draft::Draft;
 use crate::actors::collection::sent;
 use crate::actors::collection::state::CollectionState;
 use crate::dirty::content::{Extent, Source};
-use crate::dirty::{Content, Scratch};
+use crate::dirty::{Backing, Content, DirtyFile, Scratch};
 use crate::journal::{Base, Change, Journal, Operation, Piece as RecordedPiece, Sent, Sequence};
 use crate::keep::Locator;
 use crate::keep::manifest::Piece;
@@ -37,29 +37,35 @@ pub(super) struct Recorded {
 
 /// Writes down what is at the touched paths, all together: of a file that was moved, one of its places is among them in any case.
 /// `files` are written down although they are open for writing; others that are open are left out, for nobody was promised anything
-/// of what is being written to them. `number`: that of the state.
+/// of what is being written to them. `number`: that of the state. `after`: see [`Change::after`].
 pub(super) async fn record(
     journal: &Arc<Journal>,
     uuid: &str,
-    (state, number): (&Arc<CollectionState>, u64),
+    (state, number, after): (&Arc<CollectionState>, u64, &[String]),
     touched: &Touched,
     files: &HashSet<u32>,
     durable: bool,
 ) -> Result<Recorded, Error> {
     let mut changes = Vec::new();
+    // Until the record that names them is written.
+    let mut held = Vec::new();
     let mut left_out = None;
     for (path, depth) in touched.iter() {
-        let problem = of_path(state, path, depth, files, durable, &mut changes).await?;
+        let problem = of_path(state, path, depth, files, durable, (&mut changes, &mut held)).await?;
         left_out = left_out.or(problem);
     }
     if left_out.is_some() {
         // It may have come to where it is left out by a move: then its old name stays, or a replay would leave it neither.
         changes = without_removals(changes);
     }
-    changes.iter_mut().for_each(|change: &mut Change| change.state = number);
+    for change in &mut changes {
+        change.state = number;
+        change.after = after.to_vec();
+    }
     let (journal, uuid) = (journal.clone(), uuid.to_owned());
     let work = tokio::task::spawn_blocking(move || {
         let last = if changes.is_empty() { None } else { Some(journal.append_together(&uuid, &changes, false)?) };
+        drop(held);
         // What is in the journal has to be settled there one day, whether it is on the disk or not.
         let synced = if durable { journal.sync().map_err(Error::from) } else { Ok(()) };
         Ok(Recorded { last, synced, left_out })
@@ -87,7 +93,7 @@ async fn of_path(
     depth: Depth,
     files: &HashSet<u32>,
     durable: bool,
-    changes: &mut Vec<Change>,
+    (changes, held): (&mut Vec<Change>, &mut Vec<Arc<Backing>>),
 ) -> Result<Option<Error>, Error> {
     let mut left_out = None;
     let (base, mine) = (&state.base.snapshot, &state.snapshot);
@@ -126,7 +132,7 @@ async fn of_path(
         let content = match state.draft(number) {
             // Where it came to this name only now, no earlier record has what was promised of it.
             Some(draft) if draft.is_open() && !files.contains(&number) && !replaces => continue,
-            Some(draft) => match draft.file.persist(INLINE, durable).await {
+            Some(draft) => match persist(&draft.file, durable, held).await {
                 // Earlier records may have more of it, and the others are not to suffer.
                 Err(error) if error.is_of_the_file() => {
                     tracing::error!(path = %String::from_utf8_lossy(&path), %error, "a file cannot be written to the journal");
@@ -143,8 +149,25 @@ async fn of_path(
     Ok(left_out)
 }
 
+/// What a record says of a file. The backing file that it names, if it names one, is among those that are `held`.
+async fn persist(
+    file: &DirtyFile,
+    durable: bool,
+    held: &mut Vec<Arc<Backing>>,
+) -> Result<Content, crate::dirty::Error> {
+    loop {
+        let content = file.persist(INLINE, durable).await?;
+        let Some(number) = content.backing else { return Ok(content) };
+        // Otherwise somebody wrote on meanwhile, and it went to another.
+        if let Some(backing) = file.hold(number) {
+            held.push(backing);
+            return Ok(content);
+        }
+    }
+}
+
 fn change(operation: Operation, bases: Vec<(Vec<u8>, Base)>) -> Change {
-    Change { operation, bases, time: Utc::now(), state: 0 }
+    Change { operation, bases, time: Utc::now(), state: 0, after: Vec::new() }
 }
 
 /// What the server has at a path; of a directory everything in it.

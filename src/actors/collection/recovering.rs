@@ -7,7 +7,7 @@
 use crate::actors::Error;
 use crate::actors::collection::recording::{self, Replayed};
 use crate::actors::collection::state::{Base, CollectionState};
-use crate::actors::collection::{CollectionActor, operation};
+use crate::actors::collection::{CollectionActor, operation, sent};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::dirty::Scratch;
@@ -57,9 +57,8 @@ impl CollectionActor {
         });
         next.is_unsaved = true;
         self.local.adopt(replayed.touched);
-        let now = Instant::now();
-        let open = left.sent.iter().filter(|save| !save.has_arrived);
-        self.local.sent.extend(open.map(|save| (now, save.clone())));
+        let open = left.sent.iter().filter(|save| !save.has_arrived).cloned().collect();
+        sent::add(&mut self.local.sent, open, Instant::now());
         self.local.text = None;
         self.publish(next)
     }

@@ -8,11 +8,11 @@
 //! published then and ends in a handler, so none can undo what another did meanwhile. Readers notice nothing of it.
 
 use crate::actors::Error;
-use crate::actors::collection::CollectionActor;
 use crate::actors::collection::aside::Reason;
 use crate::actors::collection::commit::{Blamed, Commit, Ended, Outcome, Reach};
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::waiting::{Waiter, Waits};
+use crate::actors::collection::{CollectionActor, sent};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::dirty::DirtyFile;
@@ -82,9 +82,6 @@ const LONGEST_YIELD: Duration = Duration::from_millis(1200);
 /// all of them.
 const MANY_FAILURES: u32 = 8;
 const PATIENCE_OF_SERVER: Duration = Duration::from_secs(2);
-
-/// A request that was sent so long ago does not arrive any more: longer than proxies and servers let one wait.
-const LOST: Duration = Duration::from_secs(600);
 
 /// A save that is under way, with what it has taken along.
 pub(super) struct Running {
@@ -337,8 +334,7 @@ impl CollectionActor {
                 self.fetch(context);
             }
         }
-        let now = Instant::now();
-        self.local.sent.extend(sent.into_iter().map(|sent| (now, sent)));
+        sent::add(&mut self.local.sent, sent, Instant::now());
         for Blamed { paths, error } in &blamed {
             self.fail_waiters_of(paths, change, error, context);
         }
@@ -402,7 +398,7 @@ impl CollectionActor {
 
     /// What may still arrive of saves whose answer was lost.
     pub(super) fn may_have_arrived(&mut self) -> Vec<Sent> {
-        self.local.sent.retain(|(at, _)| at.elapsed() < LOST);
+        sent::forget_lost(&mut self.local.sent, Instant::now());
         self.local.sent.iter().map(|(_, sent)| sent.clone()).collect()
     }
 

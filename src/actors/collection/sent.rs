@@ -11,6 +11,32 @@ use crate::actors::Error;
 use crate::actors::collection::recording::{bases, directories, piece, put, remove};
 use crate::journal::{Base, Sent};
 use crate::tree::{Editor, Snapshot, same_content};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// A request that was sent so long ago does not arrive any more: longer than proxies and servers let one wait.
+const LOST: Duration = Duration::from_secs(600);
+
+/// Saves of which it is not known whether they arrived, with the moment when that was seen.
+pub(super) type Unknown = Vec<(Instant, Sent)>;
+
+/// Forgets what does not arrive any more.
+pub(super) fn forget_lost(unknown: &mut Unknown, now: Instant) {
+    unknown.retain(|(at, _)| now.saturating_duration_since(*at) < LOST);
+}
+
+/// Puts some to the others. What is tried again and again is there once.
+pub(super) fn add(unknown: &mut Unknown, saves: Vec<Sent>, now: Instant) {
+    forget_lost(unknown, now);
+    for save in saves {
+        let known: HashMap<&[u8], &Base> = save.paths.iter().map(|(path, base)| (&path[..], base)).collect();
+        for (_, earlier) in unknown.iter_mut() {
+            earlier.paths.retain(|(path, base)| known.get(&path[..]) != Some(&base));
+        }
+        unknown.retain(|(_, earlier)| !earlier.paths.is_empty());
+        unknown.push((now, save));
+    }
+}
 
 /// A save of that state of the collection, which makes `target` at these paths.
 pub(super) fn of_paths<'p>(target: &Snapshot, paths: impl Iterator<Item = &'p [u8]>, state: u64) -> Sent {
@@ -83,6 +109,21 @@ mod tests {
         let sent = sent(&target, &[b"made", b"removed", b"d"]);
         assert_eq!(paths(&known_base(&before, &target, &sent).unwrap()), paths(&target), "all of it");
         assert_eq!(paths(&known_base(&before, &before, &sent).unwrap()), paths(&before), "nothing of it");
+    }
+
+    #[test]
+    fn save_that_is_tried_again_for_days_is_remembered_once() {
+        let (x, y) = (tree(&format!(". {X} 0:3:a 0:3:b\n")), tree(&format!(". {Y} 0:3:a 0:3:b\n")));
+        let (mut unknown, now) = (Unknown::new(), Instant::now());
+        add(&mut unknown, sent(&x, &[b"a"]), now);
+        for _ in 0..3 {
+            add(&mut unknown, sent(&x, &[b"a", b"b"]), now);
+        }
+        assert_eq!(unknown.len(), 1);
+        add(&mut unknown, sent(&y, &[b"a"]), now);
+        assert_eq!(unknown.len(), 2, "either may arrive");
+        forget_lost(&mut unknown, now + LOST);
+        assert!(unknown.is_empty());
     }
 
     #[test]

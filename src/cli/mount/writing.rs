@@ -10,12 +10,11 @@ use crate::actors::collection::{Left, Writing};
 use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget, OVERHEAD};
 use crate::dirty::{DirtyStore, Options, Scratch};
-use crate::journal::{self, Change, Contents, Info, Journal, Recovered, Sent, place};
+use crate::journal::{self, Change, Contents, Info, Journal, Recovered, place};
 use crate::keep::MAX_BLOCK_SIZE;
 use crate::remote::api::PublicConfig;
 use crate::remote::keep::Keep;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -122,11 +121,8 @@ fn open_journal(
 /// Takes over what mounts that were killed had not saved, and saves it before anybody can change it. What cannot be saved
 /// now shows all the same, and is saved in the background; its journal stays until then. Returns who does that.
 pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
-    let mut journals = Vec::new();
     let mut collections: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    // A mount that died while it saved what another had left has noted in a journal of its own what it sent.
-    let sent: Vec<BTreeMap<String, Vec<Sent>>> = recovered.iter().map(|found| found.sent.clone()).collect();
-    for (number, found) in recovered.into_iter().enumerate() {
+    for mut found in recovered {
         let id = found.journal.id();
         if let Some(damage) = &found.damage {
             tracing::error!(
@@ -150,14 +146,13 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
                 changes = changes.len(),
                 "an earlier mount was killed before it had saved everything: that is done now"
             );
-            let sent = sent_by(&sent, number, &uuid);
+            let sent = found.sent.remove(&uuid).unwrap_or_default();
             let left = Arc::new(Left { changes, sent, scratch: scratch.clone() });
             collections.entry(uuid).or_default().push((journal.clone(), left));
         }
         if let Some(writing) = &supervisor.environment().writing {
             writing.earlier.add(&journal);
         }
-        journals.push((journal, found.sent));
     }
     let mut saving = Vec::new();
     for (uuid, journals) in collections {
@@ -180,11 +175,8 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
             tasks.push(task);
         }
     }
-    // Whoever has nothing but notes is not needed once those who need the notes are done.
-    if tasks.is_empty() {
-        for (journal, sent) in &journals {
-            sent.keys().filter(|uuid| !journal.pending(uuid)).for_each(|uuid| forget(journal, uuid));
-        }
+    if let Some(writing) = &supervisor.environment().writing {
+        writing.earlier.is_mounted();
     }
     tasks
 }
@@ -204,31 +196,12 @@ pub(super) async fn wait_for(tasks: &mut Vec<JoinHandle<()>>) {
     }
 }
 
-/// What was sent of a collection, seen from the journal with this number: each mount counts states for itself, and a later one has
-/// begun with what this one left.
-fn sent_by(journals: &[BTreeMap<String, Vec<Sent>>], own: usize, uuid: &str) -> Vec<Sent> {
-    let mut sent = Vec::new();
-    for (number, saves) in journals.iter().enumerate() {
-        for save in saves.get(uuid).into_iter().flatten() {
-            let state = match number.cmp(&own) {
-                Ordering::Less => 0,
-                Ordering::Equal => save.state,
-                Ordering::Greater => u64::MAX,
-            };
-            sent.push(Sent { state, ..save.clone() });
-        }
-    }
-    sent
-}
-
 /// What a journal has, now that what the ones before it had is saved: that is noted in it (see [`Earlier`]).
 fn reread(journal: &Journal, uuid: &str, left: Arc<Left>) -> Arc<Left> {
     match tokio::task::block_in_place(|| Contents::read(journal.folder())) {
         Ok(mut contents) => {
             let changes = contents.pending.collections.remove(uuid).unwrap_or_default().into_iter().collect();
-            let mut sent = left.sent.clone();
-            let noted = contents.pending.sent.remove(uuid).unwrap_or_default();
-            sent.extend(noted.into_iter().filter(|save| !left.sent.contains(save)));
+            let sent = contents.pending.sent.remove(uuid).unwrap_or_default();
             Arc::new(Left { changes, sent, scratch: left.scratch.clone() })
         }
         Err(error) => {
@@ -249,12 +222,6 @@ async fn adopt(
         writing.earlier.was_adopted(journal, uuid);
     }
     Ok(kept)
-}
-
-fn forget(journal: &Journal, uuid: &str) {
-    if let Err(error) = journal.arrived(uuid) {
-        tracing::debug!(journal = journal.id(), %error, "cannot note in a journal that its saves have arrived");
-    }
 }
 
 /// Saves what one journal has, and does not end before that is done. It is taken over once, and settled only after that: whatever
@@ -315,7 +282,6 @@ async fn save_recovered(
     if let Err(error) = settled {
         tracing::warn!(journal = journal.id(), %error, "cannot note that a journal was saved");
     }
-    tokio::task::block_in_place(|| forget(journal, uuid));
 }
 
 /// Saves everything. `false`: something could not be saved; it is in the journal, and the log says so.

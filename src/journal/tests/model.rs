@@ -99,7 +99,16 @@ fn base() -> impl Strategy<Value = Base> {
 
 fn changes() -> impl Strategy<Value = Vec<Change>> {
     let bases = vec((proptest::sample::select(&PATHS[..]).prop_map(|path| path.as_bytes().to_vec()), base()), 0..2);
-    vec((operation(), bases).prop_map(|(operation, bases)| Change { operation, bases, time: time(1), state: 0 }), 0..40)
+    vec(
+        (operation(), bases).prop_map(|(operation, bases)| Change {
+            operation,
+            bases,
+            time: time(1),
+            state: 0,
+            after: Vec::new(),
+        }),
+        0..40,
+    )
 }
 
 fn resolved(changes: &Changes) -> BTreeMap<Vec<u8>, Base> {

@@ -62,12 +62,10 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn record() -> impl Strategy<Value = Record<'static>> {
-    let change = (operation(), bases(), moment(), any::<u64>()).prop_map(|(operation, bases, time, state)| Change {
-        operation,
-        bases,
-        time,
-        state,
-    });
+    let after = proptest::collection::vec("[0-9a-f]{12}", 0..2);
+    let change = (operation(), bases(), moment(), any::<u64>(), after);
+    let change =
+        change.prop_map(|(operation, bases, time, state, after)| Change { operation, bases, time, state, after });
     prop_oneof![
         4 => (any::<u64>(), "[a-z0-9-]{1,10}", change).prop_map(|(sequence, collection, change)| Record::Change {
             sequence: Sequence(sequence),
@@ -79,6 +77,7 @@ fn record() -> impl Strategy<Value = Record<'static>> {
             save: Cow::Owned(Sent { state, paths, has_arrived: false }),
         }),
         1 => "[a-z0-9-]{1,10}".prop_map(|collection| Record::Arrived { collection: Cow::Owned(collection) }),
+        1 => "[a-z0-9-]{1,10}".prop_map(|collection| Record::Withdrawn { collection: Cow::Owned(collection) }),
         1 => (any::<u64>(), "[a-z0-9-]{1,10}").prop_map(|(up_to, collection)| Record::Settled {
             collection: collection.into(),
             up_to: Sequence(up_to),

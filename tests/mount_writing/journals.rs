@@ -1,0 +1,87 @@
+//! Journals of several mounts that were killed, with changes to the same collection.
+
+use crate::fixture::{Fixture, QUIET};
+use crate::mount_support::files::save;
+use crate::mount_support::writer::{Writer, is_ours};
+use crate::support::until;
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// Puts the journals of another mount to those of this one, as if they had had the same folder.
+fn move_journals(from: &Path, to: &Path) {
+    for account in fs::read_dir(from).unwrap().flatten() {
+        for journal in fs::read_dir(account.path()).unwrap().flatten() {
+            let account = to.join(account.file_name());
+            fs::rename(journal.path(), account.join(journal.file_name())).unwrap();
+        }
+    }
+}
+
+/// Contents of the files with this name, or with one that a conflict gave them.
+fn versions(fixture: &Fixture, name: &str) -> Vec<String> {
+    let names = fixture.server_names().into_iter().filter(|it| it == name || it.starts_with(&format!("{name}~")));
+    let mut contents: Vec<String> = names.map(|name| fs::read_to_string(fixture.path().join(name)).unwrap()).collect();
+    contents.sort();
+    contents
+}
+
+/// Neither has seen what the other wrote, so neither may replace it.
+#[test]
+fn mounts_that_ran_at_the_same_time_and_died_are_to_each_other_as_any_client() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&[&["--sync=idle:60"], &QUIET[..]].concat());
+    let path = fixture.path();
+    save(&path.join("a"), b"of the first").unwrap();
+    save(&path.join("both"), b"of the first").unwrap();
+    let mut second = Writer::start(&fixture.cluster, &[&["--sync=idle:1"], &QUIET[..]].concat());
+    let beside = second.collection(&fixture.made.uuid);
+    save(&beside.join("a"), b"of the second").unwrap();
+    let slow = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "delay": 3, "times": 1});
+    fixture.control("faults", json!({"api": [slow]}));
+    // It begins after a second, and takes three.
+    std::thread::sleep(Duration::from_secs(2));
+    save(&beside.join("both"), b"of the second").unwrap();
+    until("the save", || fixture.server_has("a", b"of the second"));
+    // And until its answer is noted.
+    std::thread::sleep(Duration::from_millis(300));
+    second.kill();
+    second.clear();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    assert!(!fixture.server_names().contains(&"both".into()), "both have left it in their journals");
+    move_journals(&second.journal(), &fixture.writer.journal());
+    fixture.writer.start_again();
+    let expected = ["of the first", "of the second"];
+    until("all to be saved", || versions(&fixture, "both").len() == 2);
+    assert_eq!(versions(&fixture, "a"), expected, "{:?}", fixture.server_names());
+    assert_eq!(versions(&fixture, "both"), expected, "{:?}", fixture.server_names());
+    fixture.writer.unmount_well();
+}
+
+/// The second has shown what the first left, and its user has replaced it.
+#[test]
+fn what_was_written_over_what_an_earlier_mount_left_is_no_conflict() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=idle:60", "--retries=0"]);
+    let path = fixture.path();
+    save(&path.join("a"), b"of the first mount").unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.refuse_saves(503);
+    fixture.writer.start_again();
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"of the first mount");
+    save(&path.join("a"), b"of the second mount").unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.refuse_saves(0);
+    fixture.writer.start_again();
+    until("the last version to be saved", || fixture.server_has("a", b"of the second mount"));
+    assert_eq!(versions(&fixture, "a"), ["of the second mount"]);
+    fixture.writer.unmount_well();
+}
