@@ -275,6 +275,12 @@ impl Journal {
         self.log().pending(collection) > 0
     }
 
+    /// The last state of the collection that is told of ([`Change::state`]), and the last change that is not settled. Whoever counts
+    /// states anew goes on from there.
+    pub fn reach(&self, collection: &str) -> (u64, Option<Sequence>) {
+        self.log().reach(collection)
+    }
+
     /// Does anything that is not settled name this file in [`Journal::data_folder`]?
     pub fn names(&self, backing: u64) -> bool {
         self.log().names(backing)

@@ -38,6 +38,7 @@ use crate::actors::supervisor::Stop;
 use crate::actors::work::Work;
 use crate::actors::{Environment, Error, MAILBOX, news};
 use crate::remote::api::{Collection, Record};
+use crate::tree::commit::{Depth, Touched};
 use crate::tree::{Snapshot, diff};
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, StreamHandler, WrapFuture};
 use std::sync::Arc;
@@ -162,9 +163,11 @@ impl Keeper for CollectionActor {
         let mut local = Local::default();
         if cell.load().is_some_and(|state| state.is_unsaved()) {
             // An actor before this one failed: what it had not saved is found by comparing everything.
-            let mut touched = crate::tree::commit::Touched::default();
-            touched.touch(b"", crate::tree::commit::Depth::Tree);
-            local.adopt(touched);
+            let everything: Touched = [(&b""[..], Depth::Tree)].into_iter().collect();
+            if let Some(journal) = environment.writing.as_ref().and_then(|writing| writing.journal.as_ref()) {
+                local.go_on(journal.reach(cell.key()), &everything);
+            }
+            local.adopt(everything);
         }
         CollectionActor {
             environment,
@@ -450,7 +453,7 @@ impl CollectionActor {
                 continue;
             }
             if draft.is_changed() {
-                left.touch(&editor.snapshot().path(file.node), crate::tree::commit::Depth::Entry);
+                left.touch(&editor.snapshot().path(file.node), Depth::Entry);
             } else if !draft.is_open() {
                 state.numbers.set_modified(file.number, Some(file.settled.modified));
                 state.drafts.remove(&file.number);

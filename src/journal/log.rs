@@ -68,6 +68,8 @@ struct Collection {
     last_sent: u64,
     /// Saves of which it is not known whether they arrived.
     open: usize,
+    /// The last state of the collection that a record tells of.
+    state: u64,
 }
 
 /// A record in the log.
@@ -124,10 +126,13 @@ impl Log {
             let entry = Entry::of(change, 0);
             entry.backing.into_iter().for_each(|number| *backings.entry(number).or_default() += 1);
             collection.records.insert(*sequence, entry);
+            collection.state = collection.state.max(change.state);
             collection.files.supersedes(*sequence, &change.operation);
         }
         for (uuid, sent) in &pending.sent {
-            collections.entry(uuid.clone()).or_default().open = sent.iter().filter(|save| !save.has_arrived).count();
+            let collection = collections.entry(uuid.clone()).or_default();
+            collection.open = sent.iter().filter(|save| !save.has_arrived).count();
+            collection.state = sent.iter().map(|save| save.state).fold(collection.state, u64::max);
         }
         Log {
             folder: folder.to_owned(),
@@ -198,6 +203,12 @@ impl Log {
         self.collections.values().all(|collection| collection.records.is_empty())
     }
 
+    /// The last state of the collection that is told of, and the last change that is not settled.
+    pub(super) fn reach(&self, collection: &str) -> (u64, Option<Sequence>) {
+        let Some(collection) = self.collections.get(collection) else { return (0, None) };
+        (collection.state, collection.records.keys().next_back().copied())
+    }
+
     /// Does all that it has of the collection come after what that other journal has?
     pub(super) fn follows(&self, collection: &str, other: &str) -> bool {
         let records = self.collections.get(collection).map(|collection| &collection.records);
@@ -258,6 +269,7 @@ impl Log {
                 }
             }
             entry.records.insert(sequence, written);
+            entry.state = entry.state.max(change.state);
         }
         self.tidy();
         Ok(self.last)
@@ -308,6 +320,7 @@ impl Log {
         entry.last_sent = bytes.len() as u64;
         entry.sent += entry.last_sent;
         entry.open += 1;
+        entry.state = entry.state.max(save.state);
         self.tidy();
         Ok(())
     }

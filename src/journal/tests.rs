@@ -348,6 +348,19 @@ fn save_that_may_have_arrived_stays_when_a_later_one_is_refused() {
 }
 
 #[test]
+fn whoever_counts_states_anew_learns_how_far_they_have_come() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    assert_eq!(journal.reach(ONE), (0, None));
+    let last = journal.append(ONE, &Change { state: 7, ..file("a", b"1") }, false).unwrap();
+    journal.append(TWO, &Change { state: 99, ..file("a", b"1") }, false).unwrap();
+    assert_eq!(journal.reach(ONE), (7, Some(last)));
+    journal.sent(ONE, &Sent { state: 9, ..sent(vec![(b"a".to_vec(), Base::Absent)]) }).unwrap();
+    journal.log().rewrite().unwrap();
+    assert_eq!(journal.reach(ONE), (9, Some(last)));
+}
+
+#[test]
 fn journal_follows_another_only_with_all_that_it_has() {
     let (_directory, account) = account();
     let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();

@@ -59,6 +59,14 @@ pub(super) struct Pump {
     pub(super) expendable: Option<Sequence>,
 }
 
+impl Pump {
+    /// The records up to this one tell of changes up to that one, at these paths.
+    pub(super) fn was_written(&mut self, change: u64, sequence: Sequence, touched: Touched) {
+        mark(&mut self.marks, (change, sequence, touched));
+        self.last = Some(sequence);
+    }
+}
+
 impl CollectionActor {
     /// The journal is to have unsaved files at these paths though they may be open still.
     pub(super) fn write_down_drafts(&mut self, state: &CollectionState, paths: &Touched) {
@@ -118,8 +126,7 @@ impl CollectionActor {
             let answer = match result {
                 Ok(Recorded { last: sequence, synced, left_out }) => {
                     if let Some(sequence) = sequence {
-                        mark(&mut actor.local.journal.marks, (change, sequence, again));
-                        actor.local.journal.last = Some(sequence);
+                        actor.local.journal.was_written(change, sequence, again);
                         let frees_others = left_out.is_none() && superseded.is_some() && actor.local.aside.paths() == aside;
                         if frees_others {
                             actor.local.journal.expendable = superseded;
@@ -175,7 +182,9 @@ impl CollectionActor {
         let is_all_saved = self.local.aside.is_empty() && self.local.brought_back <= saved;
         let expendable = self.local.journal.expendable;
         let Pump { marks, left, .. } = &mut self.local.journal;
-        let is_left = |(_, _, touched): &&Mark| touched.iter().any(|(path, _)| left.covers(path));
+        let is_left = |(_, _, touched): &&Mark| {
+            touched.iter().any(|(path, _)| left.covers(path)) || left.iter().any(|(path, _)| touched.covers(path))
+        };
         let kept = marks.iter().filter(is_left).map(|(_, sequence, _)| *sequence).min();
         let is_settled = |(change, sequence, _): &Mark| {
             *change <= saved
@@ -187,5 +196,26 @@ impl CollectionActor {
             marks.retain(|mark| !is_settled(mark));
             writing.housekeeper.settle(self.cell.key(), sequence);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::commit::Depth;
+
+    #[test]
+    fn marks_of_days_of_failed_saves_are_few_and_settle_nothing_too_early() {
+        let mut marks = Vec::new();
+        let path = |number: u64| format!("file{}", number % 7).into_bytes();
+        for number in 1..=100_000 {
+            let touched = [(&path(number)[..], Depth::Entry)].into_iter().collect();
+            mark(&mut marks, (number, Sequence(number), touched));
+        }
+        assert!(marks.len() <= MOST_MARKS);
+        assert_eq!(marks.last().map(|(change, sequence, _)| (*change, *sequence)), Some((100_000, Sequence(100_000))));
+        assert!(marks.is_sorted_by_key(|(_, sequence, _)| *sequence));
+        assert!(marks.iter().all(|(change, sequence, _)| *change >= sequence.0), "what it tells of is in it");
+        assert!(marks.iter().all(|(change, _, touched)| touched.covers(&path(*change))));
     }
 }

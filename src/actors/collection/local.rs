@@ -11,6 +11,7 @@ use crate::actors::collection::journaling::Pump;
 use crate::actors::collection::saving::Running;
 use crate::actors::collection::sent::Unknown;
 use crate::actors::collection::waiting::Waiter;
+use crate::journal::Sequence;
 use crate::tree::commit::{Depth, GoText, Touched};
 use actix::SpawnHandle;
 use std::collections::HashMap;
@@ -98,6 +99,15 @@ impl Local {
     /// From now on nobody stops the actor.
     pub(super) fn keep(&mut self, cell: &Arc<CollectionCell>) {
         self.keeps = Some(cell.clone());
+    }
+
+    /// Another actor has written the journal up to here. What is told from now on is newer, and what was told is settled when
+    /// everything is saved.
+    pub(super) fn go_on(&mut self, (state, last): (u64, Option<Sequence>), everything: &Touched) {
+        self.changes = self.changes.max(state);
+        if let Some(last) = last {
+            self.journal.was_written(self.changes + 1, last, everything.clone());
+        }
     }
 
     /// A journal of an earlier mount was taken over: its changes are to be saved, and need not be written down again.

@@ -35,6 +35,9 @@ const LONGEST_LOG: u64 = 256 << 20;
 /// How long a mount is put off by what an earlier one has left. Long enough for a few collections, or a gigabyte on the way.
 const RECOVERY: Duration = Duration::from_secs(20);
 
+/// Collections that are taken over at a time. Each is a request, and a journal's worth of work.
+const ADOPTIONS: usize = 8;
+
 /// The longest pause before what an earlier mount has left is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How often it is looked meanwhile whether that has been saved with something else.
@@ -155,12 +158,15 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
         }
     }
     let mut saving = Vec::new();
+    let turns = Arc::new(tokio::sync::Semaphore::new(ADOPTIONS));
     for (uuid, journals) in collections {
-        // Shown before the mount is there.
-        let Some((journal, left)) = journals.first() else { continue };
-        let mut adopted = Some(adopt(supervisor, journal, &uuid, left).await);
-        let supervisor = supervisor.clone();
+        let (supervisor, turns) = (supervisor.clone(), turns.clone());
         saving.push(tokio::spawn(async move {
+            let mut adopted = None;
+            if let Some((journal, left)) = journals.first() {
+                let _turn = turns.acquire().await;
+                adopted = Some(adopt(&supervisor, journal, &uuid, left).await);
+            }
             // What a later mount has left comes after what an earlier one has, however long that takes.
             for (journal, left) in journals {
                 let left = if adopted.is_some() { left } else { reread(&journal, &uuid, left) };
@@ -185,8 +191,9 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
 /// has left and cannot be saved is no failure of this one, but somebody has to know.
 pub(super) async fn wait_for(tasks: &mut Vec<JoinHandle<()>>) {
     let mut left = 0;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
     for task in tasks.drain(..) {
-        left += u32::from(tokio::time::timeout(Duration::from_secs(1), task).await.is_err());
+        left += u32::from(tokio::time::timeout_at(deadline, task).await.is_err());
     }
     if left > 0 {
         tracing::error!(
