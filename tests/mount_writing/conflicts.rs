@@ -302,6 +302,27 @@ fn empty_file_that_is_touched_here_does_not_wipe_what_another_client_wrote() {
     assert!(files.values().any(|content| content == b"theirs"), "{files:?}");
 }
 
+/// Their times were set, and nothing was written to them.
+#[test]
+fn files_that_are_only_touched_here_follow_another_client() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=idle:60", "--refresh-time=1"]);
+    let path = fixture.path();
+    for name in ["a", "d/b"] {
+        let file = open(&path.join(name), libc::O_WRONLY).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        close(file).unwrap();
+    }
+    fixture.client.replace(&fixture.made.uuid, fixture.client.manifest(&[("a", b"theirs"), ("sign", b"")]));
+    until("theirs to arrive", || names(&path).contains(&"sign".to_owned()));
+    assert_eq!((names(&path), fs::read(path.join("a")).unwrap()), (vec!["a".into(), "sign".into()], b"theirs".into()));
+    fixture.writer.unmount_well();
+    assert_eq!(fixture.server_names(), ["a", "sign"]);
+    assert!(fixture.server_has("a", b"theirs"));
+}
+
 /// The mark to beat: of what two `arv-mount` and an SDK client close in 20 seconds, in different files of one collection,
 /// half is lost.
 #[test]
