@@ -243,15 +243,8 @@ impl CollectionActor {
         let policy = self.environment.writing.as_ref().map(|writing| writing.on_conflict).unwrap_or_default();
         if policy == OnConflict::Error {
             for conflict in &merged.conflicts {
-                let path = String::from_utf8_lossy(&conflict.path).into_owned();
-                tracing::error!(
-                    collection = self.cell.key(),
-                    path,
-                    "changed here and by another client: ours stays here and is not saved until it is written to again"
-                );
+                let error = self.set_conflict_aside(&current, &conflict.path, current.base.snapshot.clone());
                 let paths: Touched = [(&conflict.path[..], Depth::Tree)].into_iter().collect();
-                let error = Error::Conflict { path };
-                self.local.set_aside(paths.clone(), Reason::Conflict(current.base.snapshot.clone()), error.clone());
                 self.fail_waiters_of(&paths, u64::MAX, &error, context);
             }
         }
@@ -329,6 +322,30 @@ impl CollectionActor {
         true
     }
 
+    /// `--on-conflict=error`: what both sides have changed since they knew `known` is not saved. Who has it open for writing is
+    /// told when he closes it; for all others the next write counts, also one that the actor was told of before.
+    pub(super) fn set_conflict_aside(&mut self, state: &CollectionState, path: &[u8], known: Snapshot) -> Error {
+        let error = Error::Conflict { path: String::from_utf8_lossy(path).into_owned() };
+        tracing::error!(
+            collection = self.cell.key(),
+            path = %String::from_utf8_lossy(path),
+            "changed here and by another client: ours stays here and is not saved until somebody who opens it from now on writes \
+             to it"
+        );
+        let paths: Touched = [(path, Depth::Tree)].into_iter().collect();
+        self.local.set_aside(paths.clone(), Reason::Conflict(known), error.clone());
+        self.local.keep(&self.cell);
+        for node in state.snapshot.find(path).into_iter().flat_map(|top| nodes_below(&state.snapshot, top)) {
+            let number = state.number(node);
+            let Some(draft) = state.draft(number) else { continue };
+            draft.take_announcement();
+            if draft.is_open() {
+                self.local.aside.hold(&state.snapshot.path(node), number);
+            }
+        }
+        error
+    }
+
     /// Whoever writes to a file that has lost its place has to tell again, or nobody would give it a new one; and what was written
     /// since the merge was worked out gets that now.
     fn watch_displaced(&mut self, state: &CollectionState, number: u32) {
@@ -345,13 +362,22 @@ impl CollectionActor {
     }
 }
 
+/// A node and all that is in it.
+fn nodes_below(snapshot: &Snapshot, top: NodeId) -> Vec<NodeId> {
+    let mut nodes = vec![top];
+    let mut next = 0;
+    while let Some(node) = nodes.get(next).copied() {
+        nodes.extend(snapshot.children(node));
+        next += 1;
+    }
+    nodes
+}
+
 /// What is new has the time of the collection.
 fn stamp_below(state: &mut CollectionState, snapshot: &Snapshot, top: NodeId, modified: Option<DateTime<Utc>>) {
-    let mut pending = vec![top];
-    while let Some(node) = pending.pop() {
+    for node in nodes_below(snapshot, top) {
         let number = state.numbers.number(node);
         state.numbers.set_modified(number, modified);
-        pending.extend(snapshot.children(node));
     }
 }
 
