@@ -9,6 +9,7 @@ use super::sealed::{Progress, Sealed};
 use super::store::DirtyStore;
 use super::tail::Tail;
 use crate::keep::Locator;
+use crate::keep::manifest::Piece;
 use crate::remote::keep::PutRequest;
 use bytes::{Buf, Bytes, BytesMut};
 use chrono::{DateTime, Utc};
@@ -166,6 +167,11 @@ impl DirtyFile {
     /// Something of it is not in Keep.
     pub fn is_local(&self) -> bool {
         self.state().extents.any(|source| !matches!(source, Source::Stored { .. }))
+    }
+
+    /// What it consists of, if all of it is in Keep.
+    pub fn stored(&self) -> Option<Vec<Piece<Locator>>> {
+        self.state().stored()
     }
 
     /// Writes `data` if that can be done without waiting for anything; if not, nothing of it is written. Whether it was.
@@ -534,6 +540,16 @@ impl State {
     fn touch(&mut self) {
         self.generation += 1;
         self.modified = Utc::now();
+    }
+
+    pub fn stored(&self) -> Option<Vec<Piece<Locator>>> {
+        let piece = |Extent { length, source, .. }| match source {
+            Source::Stored { locator, block_size, offset, .. } => {
+                Some(Piece { block: locator, block_size, offset, length })
+            }
+            _ => None,
+        };
+        self.extents.iter().map(piece).collect()
     }
 
     fn forget_last_own(&mut self, from: u64) {

@@ -299,13 +299,7 @@ impl DirtyStore {
             }
         }
         let unused = state.drop_unused_backing();
-        let pieces = state.extents.iter().map(|Extent { length, source, .. }| match source {
-            Source::Stored { locator, block_size, offset, .. } => {
-                Ok(Piece { block: locator, block_size, offset, length })
-            }
-            _ => Err(Error::BrokenOff),
-        });
-        let pieces: Result<Vec<_>, Error> = pieces.collect();
+        let pieces = state.stored().ok_or(Error::BrokenOff);
         let (size, generation, modified) = (state.extents.size(), state.generation, state.modified);
         drop(state);
         drop(unused);

@@ -107,6 +107,69 @@ fn conflict_under_policy_error_outlives_the_mount() {
     assert!(fixture.server_has("a", b"mine again"));
 }
 
+/// Theirs arrives while somebody is writing, who goes on and knows nothing of it.
+#[test]
+fn policy_error_tells_a_writer_in_the_middle_of_writing() {
+    if !is_ours() {
+        return;
+    }
+    for sync in ["--sync=close", "--sync=idle:60"] {
+        let mut fixture = Fixture::new(&["--refresh-time=1", "--on-conflict=error", sync]);
+        let path = fixture.path();
+        let file = open(&path.join("a"), libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        file.write_all_at(b"mine", 0).unwrap();
+        // A save comes by that leaves out what is half written.
+        save(&path.join("another"), b"another").unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs"), ("sign", b"")]);
+        until("theirs to arrive", || names(&path).contains(&"sign".to_owned()));
+        file.write_all_at(b"mine, more of it", 0).unwrap();
+        assert_eq!(errno(file.sync_all()), libc::EBUSY, "{sync}");
+        assert_eq!(errno(fs::remove_file(path.join("a"))), libc::EBUSY, "{sync}");
+        assert_eq!(errno(fs::rename(path.join("another"), path.join("a"))), libc::EBUSY, "{sync}");
+        file.write_all_at(b"MINE", 0).unwrap();
+        assert_eq!(errno(close(file)), libc::EBUSY, "{sync}");
+        assert_eq!(fs::read(path.join("a")).unwrap(), b"MINE, more of it", "{sync}");
+        save(&path.join("later"), b"later").unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(fixture.server_has("a", b"theirs"), "{sync}");
+        fixture.writer.kill();
+        fixture.writer.clear();
+        fixture.writer.start_again();
+        until("the journal to be taken over", || fs::read(path.join("a")).unwrap() == b"MINE, more of it");
+        assert!(fixture.server_has("a", b"theirs"), "{sync}");
+        save(&path.join("a"), b"mine again").unwrap();
+        fs::read(path.join(".arvados#collection")).unwrap();
+        assert!(fixture.server_has("a", b"mine again"), "{sync}");
+    }
+}
+
+/// As above, but he has not written anything yet.
+#[test]
+fn policy_error_tells_a_writer_who_has_only_opened_the_file_yet() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--refresh-time=1", "--on-conflict=error"]);
+    let path = fixture.path();
+    let file = open(&path.join("a"), libc::O_WRONLY).unwrap();
+    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs"), ("sign", b"")]);
+    until("theirs to arrive", || names(&path).contains(&"sign".to_owned()));
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"theirs");
+    file.write_all_at(b"mine!", 0).unwrap();
+    assert_eq!(errno(close(file)), libc::EBUSY);
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"mine!");
+    save(&path.join("later"), b"later").unwrap();
+    assert!(fixture.server_has("a", b"theirs"));
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    until("the journal to be taken over", || fs::read(path.join("a")).unwrap() == b"mine!");
+    assert!(fixture.server_has("a", b"theirs"));
+    save(&path.join("a"), b"mine again").unwrap();
+    assert!(fixture.server_has("a", b"mine again"));
+}
+
 /// The refused request is still noted in the journal: what may have arrived is no reason to take the conflict back.
 #[test]
 fn conflict_under_policy_error_outlives_a_mount_that_saved_nothing_else() {
@@ -300,6 +363,27 @@ fn empty_file_that_is_touched_here_does_not_wipe_what_another_client_wrote() {
     save(&path.join("another"), b"mine").unwrap();
     let files = fixture.client.files(&fixture.made.uuid);
     assert!(files.values().any(|content| content == b"theirs"), "{files:?}");
+}
+
+/// Their times were set, and nothing was written to them.
+#[test]
+fn files_that_are_only_touched_here_follow_another_client() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=idle:60", "--refresh-time=1"]);
+    let path = fixture.path();
+    for name in ["a", "d/b"] {
+        let file = open(&path.join(name), libc::O_WRONLY).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        close(file).unwrap();
+    }
+    fixture.client.replace(&fixture.made.uuid, fixture.client.manifest(&[("a", b"theirs"), ("sign", b"")]));
+    until("theirs to arrive", || names(&path).contains(&"sign".to_owned()));
+    assert_eq!((names(&path), fs::read(path.join("a")).unwrap()), (vec!["a".into(), "sign".into()], b"theirs".into()));
+    fixture.writer.unmount_well();
+    assert_eq!(fixture.server_names(), ["a", "sign"]);
+    assert!(fixture.server_has("a", b"theirs"));
 }
 
 /// The mark to beat: of what two `arv-mount` and an SDK client close in 20 seconds, in different files of one collection,

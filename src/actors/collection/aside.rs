@@ -5,11 +5,16 @@
 //! again. What the server refused is also tried when somebody asks for everything to be saved (`fsync` of a directory, the end
 //! of the mount), as the server may have learnt; a conflict is not, for that would replace what the other client saved.
 //!
+//! Who is in the middle of writing to a file when theirs arrives does not know of it. So a conflict is *held* by the files that
+//! are open then: no write brings it back before the last handle is closed, each `close` and `fsync` is answered with it, and
+//! nobody can move or remove the path meanwhile. Whoever opens the file afterwards and writes to it means it.
+//!
 //! Paths that were set aside together come back together: what was moved belongs to where it was moved to.
 
 use crate::actors::Error;
 use crate::tree::Snapshot;
 use crate::tree::commit::{Touched, graft};
+use std::collections::HashSet;
 
 /// Why a path is set aside.
 pub(super) enum Reason {
@@ -22,6 +27,8 @@ struct Group {
     paths: Touched,
     reason: Reason,
     error: Error,
+    /// The files that hold a conflict, by number.
+    holders: HashSet<u32>,
 }
 
 /// See the module's essay.
@@ -51,7 +58,32 @@ impl Aside {
             // It was one before, and what both sides knew is what they knew then.
             return;
         }
-        self.groups.push(Group { paths, reason, error });
+        self.groups.push(Group { paths, reason, error, holders: HashSet::new() });
+    }
+
+    /// The file at this path is open for writing and holds the conflict there.
+    pub(super) fn hold(&mut self, path: &[u8], number: u32) {
+        for group in &mut self.groups {
+            if matches!(group.reason, Reason::Conflict(_)) && group.paths.covers(path) {
+                group.holders.insert(number);
+            }
+        }
+    }
+
+    /// Nobody has the file open for writing any more. Returns whether that lets go of a conflict.
+    pub(super) fn release(&mut self, number: u32) -> bool {
+        let let_go = self.groups.iter_mut().filter_map(|group| {
+            let is_holder = group.holders.remove(&number);
+            (is_holder && group.holders.is_empty()).then_some(())
+        });
+        let_go.count() > 0
+    }
+
+    /// The error of a conflict at this path, in it or above it that some file holds.
+    pub(super) fn held(&self, path: &[u8]) -> Option<&Error> {
+        let is_around =
+            |group: &Group| group.paths.covers(path) || group.paths.iter().any(|(aside, _)| is_below(aside, path));
+        self.groups.iter().find(|group| !group.holders.is_empty() && is_around(group)).map(|group| &group.error)
     }
 
     /// The path was changed: what is set aside there, below or above it is returned and is not set aside any more.
@@ -141,6 +173,22 @@ mod tests {
         assert!(aside.conflict(Some(b"a")).is_some() && aside.conflict(None).is_some());
         assert_eq!(aside.take_around(b"a"), touched(&["a"]));
         assert!(aside.conflict(None).is_none());
+    }
+
+    #[test]
+    fn conflict_is_held_until_the_last_file_that_was_open_is_closed() {
+        let mut aside = aside([(&["d"], Reason::Conflict(Snapshot::empty())), (&["bad"], Reason::Refused)]);
+        assert!(aside.held(b"d/x").is_none() && !aside.release(1), "nobody had it open");
+        aside.hold(b"d/x", 1);
+        aside.hold(b"d/y", 2);
+        aside.hold(b"bad", 3);
+        for path in ["d", "d/x", "d/other", ""] {
+            assert!(aside.held(path.as_bytes()).is_some(), "{path}");
+        }
+        assert!(aside.held(b"bad").is_none() && aside.held(b"e").is_none());
+        assert!(!aside.release(3) && !aside.release(1) && aside.held(b"d").is_some());
+        assert!(aside.release(2) && aside.held(b"d").is_none());
+        assert!(aside.conflict(Some(b"d")).is_some(), "it is one still");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What others have saved, taken into what is shown and changed here.
 //!
-//! The merge itself is `tree`'s. Here are the things around it that only the collection knows: files that are open for
-//! writing or not saved have no blocks yet by which they could be compared, so each stands in the merge as a block of its own
-//! that nothing else is equal to; where both sides have a file of the same size, the bytes are compared; and open files whose
-//! place another client took are remembered, in case somebody goes on writing to them.
+//! The merge itself is `tree`'s. Here are the things around it that only the collection knows. Files that were written and not
+//! brought to Keep have no blocks yet by which they could be compared, so each stands in the merge as a block of its own that
+//! nothing else is equal to; one of which only the time was set still has its blocks, and is as good as unchanged. Where both
+//! sides have a file of the same size, the bytes are compared; and open files whose place another client took are remembered, in
+//! case somebody goes on writing to them.
 
 use crate::actors::collection::aside::Reason;
+use crate::actors::collection::draft::Draft;
 use crate::actors::collection::operation::Operation;
 use crate::actors::collection::sent::known_base;
 use crate::actors::collection::state::CollectionState;
@@ -59,11 +61,14 @@ pub(super) async fn work_out(
     theirs: Snapshot,
     sent: Vec<Sent>,
 ) -> Result<Merged, Error> {
-    let equal = equal_files(&writing, &state, &theirs).await;
-    let time = Utc::now();
-    let work =
-        tokio::task::spawn_blocking(move || merge_now(&state, (&theirs, &sent), time, &equal, writing.on_conflict));
-    work.await.map_err(|error| Error::Failed(format!("a merge: {error}")))?
+    let failed = |error| Error::Failed(format!("a merge: {error}"));
+    let known = state.clone();
+    let mine = tokio::task::spawn_blocking(move || mine(&known)).await.map_err(failed)??;
+    let equal = equal_files(&writing, &state, &mine, &theirs).await;
+    let work = tokio::task::spawn_blocking(move || {
+        merge_now(&state, &mine, (&theirs, &sent), Utc::now(), &equal, writing.on_conflict)
+    });
+    work.await.map_err(failed)?
 }
 
 /// The same in the actor itself, for small changes that never cease. Files that are not saved are not compared byte by byte.
@@ -72,20 +77,32 @@ pub(super) fn work_out_at_once(
     state: &Arc<CollectionState>,
     (theirs, sent): (&Snapshot, &[Sent]),
 ) -> Result<Merged, Error> {
-    merge_now(state, (theirs, sent), Utc::now(), &HashSet::new(), writing.on_conflict)
+    merge_now(state, &mine(state)?, (theirs, sent), Utc::now(), &HashSet::new(), writing.on_conflict)
 }
 
-/// Has somebody written here what the server does not have? An empty file that was only touched has nothing.
-fn has_content(state: &CollectionState, number: u32, node: NodeId) -> bool {
-    let Some(draft) = state.draft(number).filter(|draft| draft.is_changed()) else { return false };
-    let base = &state.base.snapshot;
-    let before = base.find(&state.snapshot.path(node)).filter(|before| !base.is_directory(*before));
-    draft.file.size() > 0 || before.is_none_or(|before| base.size(before) > 0)
+/// What is here, as a merge is to see it.
+fn mine(state: &CollectionState) -> Result<Snapshot, Error> {
+    let mut editor = state.snapshot.edit();
+    for (node, draft) in changed_files(state) {
+        editor.set_content(node, &visible(draft))?;
+    }
+    Ok(editor.finish())
 }
 
-/// A block that nothing is equal to, as large as the file.
-fn stand_in(state: &CollectionState, number: u32) -> Vec<Piece<Locator>> {
-    let size = state.draft(number).map_or(0, |draft| draft.file.size());
+/// The files that have a name here and were changed in any way.
+fn changed_files(state: &CollectionState) -> impl Iterator<Item = (NodeId, &Draft)> {
+    state.drafts.iter().filter(|(_, draft)| draft.is_changed()).filter_map(|(number, draft)| {
+        let node = state.node(*number).filter(|node| state.snapshot.is_linked(*node))?;
+        Some((node, &**draft))
+    })
+}
+
+/// What a file consists of, if all of it is in Keep; else a block that nothing is equal to, as large as the file.
+fn visible(draft: &Draft) -> Vec<Piece<Locator>> {
+    if let Some(pieces) = draft.file.stored() {
+        return pieces;
+    }
+    let size = draft.file.size();
     if size == 0 {
         return Vec::new();
     }
@@ -93,33 +110,25 @@ fn stand_in(state: &CollectionState, number: u32) -> Vec<Piece<Locator>> {
     vec![Piece { block: locator, block_size: size, offset: 0, length: size }]
 }
 
+/// Has somebody written here what was not in the file when it was opened or saved last?
+fn is_written(state: &CollectionState, number: u32, draft: &Draft) -> Result<bool, Error> {
+    let Some(node) = state.node(number).filter(|_| draft.is_changed()) else { return Ok(false) };
+    let mut editor = state.snapshot.edit();
+    editor.set_content(node, &visible(draft))?;
+    Ok(!same_content(&state.snapshot, node, editor.snapshot(), node))
+}
+
 fn merge_now(
     state: &Arc<CollectionState>,
+    mine: &Snapshot,
     (theirs, sent): (&Snapshot, &[Sent]),
     time: DateTime<Utc>,
     equal: &HashSet<NodeId>,
     on_conflict: OnConflict,
 ) -> Result<Merged, Error> {
-    let mut changed = Vec::new();
-    let mut unchanged = Vec::new();
-    let mut editor = state.snapshot.edit();
-    for (number, draft) in &state.drafts {
-        let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) else { continue };
-        if has_content(state, *number, node) {
-            editor.set_content(node, &stand_in(state, *number))?;
-            changed.push(node);
-        } else {
-            unchanged.push((*number, node, state.snapshot.path(node), draft.is_open()));
-        }
-    }
-    let mine = editor.finish();
     let base = known_base(&state.base.snapshot, theirs, sent)?;
-    let Merge { snapshot, conflicts } = merge(&base, &mine, theirs, time, |node, _| equal.contains(&node))?;
+    let Merge { snapshot, conflicts } = merge(&base, mine, theirs, time, |node, _| equal.contains(&node))?;
     let mut editor = snapshot.edit();
-    for node in changed {
-        let pieces: Vec<_> = state.snapshot.pieces(node).collect();
-        editor.set_content(node, &pieces)?;
-    }
     if on_conflict != OnConflict::KeepBoth {
         for conflict in &conflicts {
             let slash = conflict.kept_as.iter().rposition(|byte| *byte == b'/');
@@ -134,23 +143,28 @@ fn merge_now(
     // not take its place unseen, also where theirs has only grown: the file is another one then.
     let mut outdated = Vec::new();
     let mut displaced = Vec::new();
-    for (number, node, path, is_open) in unchanged {
+    for (number, draft) in &state.drafts {
+        let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) else { continue };
         let merged = editor.snapshot();
         let is_there = merged.is_linked(node);
-        if is_there && same_content(&state.snapshot, node, merged, node) {
+        let before: Vec<_> = state.snapshot.pieces(node).collect();
+        if is_there && same_content(mine, node, merged, node) {
+            // What the merge has seen of it goes to the server with a save, not before.
+            editor.set_content(node, &before)?;
             continue;
         }
-        if !is_open {
-            outdated.push(number);
+        if !draft.is_open() {
+            outdated.push(*number);
             continue;
         }
-        if is_there {
-            let (parent, name) = (merged.parent(node), merged.name(node).to_vec());
-            let pieces: Vec<_> = merged.pieces(node).collect();
+        let theirs: Vec<_> = merged.pieces(node).collect();
+        let place = is_there.then(|| (merged.parent(node), merged.name(node).to_vec()));
+        editor.set_content(node, &before)?;
+        if let Some((parent, name)) = place {
             editor.remove(parent, &name)?;
-            editor.set_file(parent, &name, &pieces)?;
+            editor.set_file(parent, &name, &theirs)?;
         }
-        displaced.push((number, path));
+        displaced.push((*number, state.snapshot.path(node)));
     }
     let snapshot = editor.finish();
     let differences = diff(&state.snapshot, &snapshot);
@@ -158,17 +172,21 @@ fn merge_now(
 }
 
 /// The unsaved files here that are, byte by byte, what the server has at their path.
-async fn equal_files(writing: &Arc<Writing>, state: &Arc<CollectionState>, theirs: &Snapshot) -> HashSet<NodeId> {
+async fn equal_files(
+    writing: &Arc<Writing>,
+    state: &CollectionState,
+    mine: &Snapshot,
+    theirs: &Snapshot,
+) -> HashSet<NodeId> {
+    let base = &state.base.snapshot;
     let mut equal = HashSet::new();
-    for (number, draft) in state.drafts.iter().filter(|(_, draft)| draft.is_changed()) {
-        let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) else { continue };
-        let Some(other) = theirs.find(&state.snapshot.path(node)).filter(|node| !theirs.is_directory(*node)) else {
-            continue;
-        };
-        let base = &state.base.snapshot;
-        let before = base.find(&state.snapshot.path(node)).filter(|before| !base.is_directory(*before));
-        if before.is_some_and(|before| same_content(base, before, theirs, other)) {
-            // They have changed nothing here.
+    for (node, draft) in changed_files(state) {
+        let path = state.snapshot.path(node);
+        let Some(other) = theirs.find(&path).filter(|node| !theirs.is_directory(*node)) else { continue };
+        let before = base.find(&path).filter(|before| !base.is_directory(*before));
+        let is_kept = |by: &Snapshot, node| before.is_some_and(|before| same_content(base, before, by, node));
+        if is_kept(theirs, other) || is_kept(mine, node) {
+            // Only one side has changed something here.
             continue;
         }
         let size = draft.file.size();
@@ -225,15 +243,8 @@ impl CollectionActor {
         let policy = self.environment.writing.as_ref().map(|writing| writing.on_conflict).unwrap_or_default();
         if policy == OnConflict::Error {
             for conflict in &merged.conflicts {
-                let path = String::from_utf8_lossy(&conflict.path).into_owned();
-                tracing::error!(
-                    collection = self.cell.key(),
-                    path,
-                    "changed here and by another client: ours stays here and is not saved until it is written to again"
-                );
+                let error = self.set_conflict_aside(&current, &conflict.path, current.base.snapshot.clone());
                 let paths: Touched = [(&conflict.path[..], Depth::Tree)].into_iter().collect();
-                let error = Error::Conflict { path };
-                self.local.set_aside(paths.clone(), Reason::Conflict(current.base.snapshot.clone()), error.clone());
                 self.fail_waiters_of(&paths, u64::MAX, &error, context);
             }
         }
@@ -311,26 +322,64 @@ impl CollectionActor {
         true
     }
 
+    /// `--on-conflict=error`: what both sides have changed since they knew `known` is not saved. Who has it open for writing is
+    /// told when he closes it; for all others the next write counts, also one that the actor was told of before.
+    pub(super) fn set_conflict_aside(&mut self, state: &CollectionState, path: &[u8], known: Snapshot) -> Error {
+        let error = Error::Conflict { path: String::from_utf8_lossy(path).into_owned() };
+        tracing::error!(
+            collection = self.cell.key(),
+            path = %String::from_utf8_lossy(path),
+            "changed here and by another client: ours stays here and is not saved until somebody who opens it from now on writes \
+             to it"
+        );
+        let paths: Touched = [(path, Depth::Tree)].into_iter().collect();
+        self.local.set_aside(paths.clone(), Reason::Conflict(known), error.clone());
+        self.local.keep(&self.cell);
+        for node in state.snapshot.find(path).into_iter().flat_map(|top| nodes_below(&state.snapshot, top)) {
+            let number = state.number(node);
+            let Some(draft) = state.draft(number) else { continue };
+            draft.take_announcement();
+            if draft.is_open() {
+                self.local.aside.hold(&state.snapshot.path(node), number);
+            }
+        }
+        error
+    }
+
     /// Whoever writes to a file that has lost its place has to tell again, or nobody would give it a new one; and what was written
     /// since the merge was worked out gets that now.
     fn watch_displaced(&mut self, state: &CollectionState, number: u32) {
         let Some(draft) = state.draft(number) else { return };
         draft.take_announcement();
-        if draft.is_changed()
-            && draft.file.size() > 0
-            && let Err(error) = self.apply(Operation::Written { number })
-        {
+        let outcome = match is_written(state, number, draft) {
+            Ok(true) => self.apply(Operation::Written { number }).map(drop),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
             tracing::error!(collection = self.cell.key(), number, %error, "a file that is open here has lost its place");
         }
     }
 }
 
+/// A node and all that is in it.
+fn nodes_below(snapshot: &Snapshot, top: NodeId) -> Vec<NodeId> {
+    let mut nodes = vec![top];
+    let mut next = 0;
+    while let Some(node) = nodes.get(next).copied() {
+        nodes.extend(snapshot.children(node));
+        next += 1;
+    }
+    nodes
+}
+
 /// What is new has the time of the collection.
 fn stamp_below(state: &mut CollectionState, snapshot: &Snapshot, top: NodeId, modified: Option<DateTime<Utc>>) {
-    let mut pending = vec![top];
-    while let Some(node) = pending.pop() {
+    for node in nodes_below(snapshot, top) {
         let number = state.numbers.number(node);
         state.numbers.set_modified(number, modified);
-        pending.extend(snapshot.children(node));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use crate::actors::collection::draft::Draft;
 use crate::actors::collection::merging::OnConflict;
 use crate::actors::collection::numbers::Time;
 use crate::actors::collection::opened::OpenFiles;
+use crate::actors::collection::recording::put;
 use crate::actors::collection::saving::Need;
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::waiting::Waits;
@@ -208,6 +209,7 @@ impl CollectionActor {
                     _ => {}
                 }
                 let path = edit.path(directory, &name);
+                self.check_not_held(&path)?;
                 edit.editor.remove(directory, &name)?;
                 edit.touch(path, Depth::Entry);
                 edit.stamp(directory, now);
@@ -215,6 +217,9 @@ impl CollectionActor {
                 node
             }
             Operation::Rename { from, name, to, new_name, keep } => {
+                for (directory, name) in [(from, &name), (to, &new_name)] {
+                    self.check_not_held(&edit.path(edit.directory(directory)?, name))?;
+                }
                 let open = &self.cell.shared().open;
                 rename(&mut edit, open, (from, &name), (to, &new_name), keep, now)?
             }
@@ -249,10 +254,12 @@ impl CollectionActor {
             Operation::Close { number } => {
                 let node = edit.state.node(number).ok_or(Error::Gone)?;
                 let is_linked = edit.snapshot().is_linked(node);
-                if let Some(known) = edit.state.drafts.get(&number).cloned()
-                    && known.remove_writer()
-                    && (is_linked || !self.cell.shared().open.contains(number))
-                {
+                let known = edit.state.drafts.get(&number).cloned().filter(|known| known.remove_writer());
+                if known.is_some() && self.local.aside.release(number) {
+                    // Whatever is written from now on has to be told.
+                    edit.state.drafts.values().for_each(|draft| draft.take_announcement());
+                }
+                if let Some(known) = known.filter(|_| is_linked || !self.cell.shared().open.contains(number)) {
                     if !is_linked {
                         edit.finished.push(known.file.clone());
                         edit.state.drafts.remove(&number);
@@ -286,7 +293,9 @@ impl CollectionActor {
                     self.resolve_displaced(&mut edit, &writing, number, node, path, now)?;
                 } else if edit.snapshot().is_linked(node) {
                     let path = edit.snapshot().path(node);
-                    edit.touch(path, Depth::Entry);
+                    if self.local.aside.held(&path).is_none() {
+                        edit.touch(path, Depth::Entry);
+                    }
                 }
                 node
             }
@@ -300,6 +309,7 @@ impl CollectionActor {
             }
             Operation::Place { parent, name, moved, keep } => {
                 let directory = edit.directory(parent)?;
+                self.check_not_held(&edit.path(directory, &name))?;
                 if let Some(target) = edit.snapshot().lookup(directory, &name) {
                     if keep {
                         return Err(Error::Exists);
@@ -340,6 +350,7 @@ impl CollectionActor {
                     drafts.push(number);
                 }
                 let path = edit.path(directory, &name);
+                self.check_not_held(&path)?;
                 edit.editor.remove(directory, &name)?;
                 edit.touch(path, Depth::Entry);
                 edit.stamp(directory, now);
@@ -369,6 +380,11 @@ impl CollectionActor {
         Ok((Applied { number, draft, state }, paths))
     }
 
+    /// What somebody writes to who does not know yet that another client has changed it stays where it is.
+    fn check_not_held(&self, path: &[u8]) -> Result<(), Error> {
+        self.local.aside.held(path).map_or(Ok(()), |error| Err(error.clone()))
+    }
+
     /// A file is written anew that another client has changed in this moment, and nobody here has seen that: both are kept.
     fn keep_unseen(&self, edit: &mut Edit, node: NodeId, now: DateTime<Utc>) -> Result<(), Error> {
         if !edit.snapshot().is_linked(node) || edit.snapshot().size(node) == 0 {
@@ -389,8 +405,8 @@ impl CollectionActor {
         Ok(())
     }
 
-    /// Somebody writes to a file that another client has replaced since it was opened: he did not see that, so both are kept.
-    /// What he writes to has the name, as always; what the other wrote goes beside it.
+    /// Somebody writes to a file that another client has replaced since it was opened: he did not see that, so it is a conflict.
+    /// What he writes to has the name, as always; what the other wrote goes beside it, or stays on the server.
     fn resolve_displaced(
         &mut self,
         edit: &mut Edit,
@@ -407,29 +423,35 @@ impl CollectionActor {
         let Some(directory) = edit.snapshot().find(above).filter(|node| edit.snapshot().is_directory(*node)) else {
             return Err(Error::Gone);
         };
-        if edit.snapshot().lookup(directory, name).is_some() {
-            match writing.on_conflict {
-                OnConflict::Error => {
-                    return Err(Error::Conflict { path: String::from_utf8_lossy(&path).into_owned() });
-                }
-                OnConflict::Overwrite => drop(edit.editor.remove(directory, name)?),
-                OnConflict::KeepBoth => {
-                    let kept_as = edit.free_conflict_name(directory, name, now);
-                    edit.editor.rename(directory, name, directory, &kept_as)?;
-                    let kept_path = edit.path(directory, &kept_as);
-                    tracing::warn!(
-                        collection = self.cell.key(),
-                        path = %String::from_utf8_lossy(&path),
-                        kept_as = %String::from_utf8_lossy(&kept_path),
-                        "another client changed a file while it was open for writing here: both are kept"
-                    );
-                    edit.touch(kept_path, Depth::Tree);
-                }
+        let is_taken = edit.snapshot().lookup(directory, name).is_some();
+        match writing.on_conflict {
+            OnConflict::KeepBoth if is_taken => {
+                let kept_as = edit.free_conflict_name(directory, name, now);
+                edit.editor.rename(directory, name, directory, &kept_as)?;
+                let kept_path = edit.path(directory, &kept_as);
+                tracing::warn!(
+                    collection = self.cell.key(),
+                    path = %String::from_utf8_lossy(&path),
+                    kept_as = %String::from_utf8_lossy(&kept_path),
+                    "another client changed a file while it was open for writing here: both are kept"
+                );
+                edit.touch(kept_path, Depth::Tree);
             }
+            _ if is_taken => drop(edit.editor.remove(directory, name)?),
+            _ => {}
         }
         edit.editor.restore(node, directory, name)?;
-        edit.touch(path, Depth::Entry);
         self.local.displaced.remove(&number);
+        if is_taken && writing.on_conflict == OnConflict::Error {
+            let mut known = edit.state.base.snapshot.edit();
+            put(&mut known, &path, &edit.snapshot().pieces(node).collect::<Vec<_>>())?;
+            let mut state = edit.state.clone();
+            state.snapshot = edit.snapshot().clone();
+            self.set_conflict_aside(&state, &path, known.finish());
+            edit.state.is_unsaved = true;
+        } else {
+            edit.touch(path, Depth::Entry);
+        }
         Ok(())
     }
 }

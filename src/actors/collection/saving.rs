@@ -555,7 +555,17 @@ impl Handler<Save> for CollectionActor {
                 self.local.touch(&path, Depth::Entry);
             }
         }
-        let conflict = conflict.filter(|_| need == Need::Server);
+        // Who has written to one file hears of its conflict whatever he asked for. It is not going to be saved, so that the journal
+        // has it is all there is to wait for.
+        let conflict = conflict.filter(|_| need == Need::Server || matches!(files, Files::One(_)));
+        let need = match (need, files) {
+            (Need::Server, Files::One(_)) if conflict.is_some() => Need::Journal,
+            _ => need,
+        };
+        if conflict.is_some() && need == Need::Server {
+            self.local.journal.waiters.push(Box::new(|_| {}));
+            self.write_journal(context);
+        }
         let waits = if let Files::One(number) = files { Waits::File(number) } else { Waits::Everything };
         let cell = self.cell.clone();
         self.answer_when((need, waits), context, move |result| {
