@@ -91,7 +91,8 @@ impl CollectionActor {
                 Err(error) => (Err(error), Vec::new()),
             };
             let answer = match result {
-                Ok(Recorded { last: sequence, synced, left_out }) => {
+                Ok(Recorded { last: sequence, synced, bare, left_out }) => {
+                    actor.copy_soon(bare, context);
                     if let Some(sequence) = sequence {
                         actor.local.journal.marks.push((change, sequence, again));
                         actor.local.journal.last = Some(sequence);

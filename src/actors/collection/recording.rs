@@ -21,15 +21,25 @@ use chrono::Utc;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// Files with at most so many bytes that are not in Keep have them in the record itself: below this, a file of its own costs
+/// Files with at most so many bytes that no commit has named have them in the record itself: below this, a file of its own costs
 /// more than the bytes.
 const INLINE: u64 = 64 << 10;
+
+/// How contents are written down.
+#[derive(Clone, Copy)]
+struct Form {
+    /// The journal has little room left: of what is in Keep, nothing but locators.
+    is_short: bool,
+    is_durable: bool,
+}
 
 /// What was written down.
 pub(super) struct Recorded {
     pub(super) last: Option<Sequence>,
     /// Whether it is on the disk, where that was asked for.
     pub(super) synced: Result<(), Error>,
+    /// Files of which it has locators that no commit has named yet, instead of the bytes.
+    pub(super) bare: Vec<u32>,
     /// Why a file is not in it: its bytes could not be brought to the disk, or read there. Whoever waits for the record may wait
     /// for that file.
     pub(super) left_out: Option<Error>,
@@ -47,9 +57,10 @@ pub(super) async fn record(
     durable: bool,
 ) -> Result<Recorded, Error> {
     let mut changes = Vec::new();
-    let mut left_out = None;
+    let (mut bare, mut left_out) = (Vec::new(), None);
+    let form = Form { is_short: journal.is_filling(), is_durable: durable };
     for (path, depth) in touched.iter() {
-        let problem = of_path(state, path, depth, files, durable, &mut changes).await?;
+        let problem = of_path(state, path, depth, files, form, (&mut changes, &mut bare)).await?;
         left_out = left_out.or(problem);
     }
     if left_out.is_some() {
@@ -62,7 +73,7 @@ pub(super) async fn record(
         let last = if changes.is_empty() { None } else { Some(journal.append_together(&uuid, &changes, false)?) };
         // What is in the journal has to be settled there one day, whether it is on the disk or not.
         let synced = if durable { journal.sync().map_err(Error::from) } else { Ok(()) };
-        Ok(Recorded { last, synced, left_out })
+        Ok(Recorded { last, synced, bare, left_out })
     });
     work.await.map_err(|error| Error::Failed(format!("writing to the journal: {error}")))?
 }
@@ -86,8 +97,8 @@ async fn of_path(
     path: &[u8],
     depth: Depth,
     files: &HashSet<u32>,
-    durable: bool,
-    changes: &mut Vec<Change>,
+    Form { is_short, is_durable }: Form,
+    (changes, bare): (&mut Vec<Change>, &mut Vec<u32>),
 ) -> Result<Option<Error>, Error> {
     let mut left_out = None;
     let (base, mine) = (&state.base.snapshot, &state.snapshot);
@@ -126,7 +137,7 @@ async fn of_path(
         let content = match state.draft(number) {
             // Where it came to this name only now, no earlier record has what was promised of it.
             Some(draft) if draft.is_open() && !files.contains(&number) && !replaces => continue,
-            Some(draft) => match draft.file.persist(INLINE, durable).await {
+            Some(draft) => match draft.file.persist(INLINE, is_short, is_durable).await {
                 // Earlier records may have more of it, and the others are not to suffer.
                 Err(error) if error.is_of_the_file() => {
                     tracing::error!(path = %String::from_utf8_lossy(&path), %error, "a file cannot be written to the journal");
@@ -137,6 +148,9 @@ async fn of_path(
             },
             None => stored(mine, node),
         };
+        if content.is_bare() {
+            bare.push(number);
+        }
         let modified = state.modified(number);
         changes.push(change(Operation::File { path, content, modified }, recorded));
     }
@@ -181,6 +195,7 @@ fn stored(snapshot: &Snapshot, node: NodeId) -> Content {
             locator: piece.block.as_str().to_owned(),
             block_size: piece.block_size,
             offset: piece.offset,
+            own: false,
         },
     };
     Content { size: snapshot.size(node), backing: None, extents: snapshot.pieces(node).map(extent).collect() }
@@ -426,8 +441,11 @@ impl Writing {
         due.sort_by(|one, other| one.0.cmp(&other.0));
         let files: Vec<_> = due.iter().map(|(_, _, draft)| draft.file.clone()).collect();
         let mut editor = state.snapshot.edit();
-        for ((_, node, _), settled) in due.iter().zip(self.store.settle(&files).await) {
-            editor.set_content(*node, &settled?.pieces)?;
+        for ((_, node, draft), settled) in due.iter().zip(self.store.settle(&files).await) {
+            let settled = settled?;
+            // Whoever reads the manifest goes on from there, and no commit of ours will.
+            draft.file.was_saved(&settled.pieces);
+            editor.set_content(*node, &settled.pieces)?;
         }
         Ok(editor.finish().to_manifest(crate::keep::manifest::Form::Python))
     }
