@@ -5,6 +5,10 @@
 //! (a hole). Sequential writes go to the buffer and leave it as full blocks in the background; all others go to the scratch
 //! file. What is left is packed, over files, into blocks when the owner wants to commit: [`DirtyStore::settle`].
 //!
+//! What this mount has stored and no commit has named yet may have to be stored again: its signature is for one token and one time.
+//! What was in the backing file stays there until then, a short last piece in memory, and the rest can be fetched back
+//! (`renew`); a record for the journal has bytes instead of locators wherever they are at hand (`persist`).
+//!
 //! Locks: each file has a writer's turn (async; one write, truncate, persist or settle at a time) and a short lock over its
 //! state, never held over I/O or an await. Settle takes the turns of its files in the order of their numbers. Nobody waits
 //! for the memory budget while a lock of ours that a reader wants is held; what dirty data may hold of the budget is
@@ -19,6 +23,8 @@ mod extents;
 pub mod file;
 mod lease;
 mod own_ends;
+mod persist;
+mod renew;
 pub mod scratch;
 mod sealed;
 mod settle;

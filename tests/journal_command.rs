@@ -88,7 +88,7 @@ fn inline(bytes: &'static [u8]) -> Content {
 }
 
 fn stored(locator: &str, offset: u64, length: u64) -> (u64, Source) {
-    (length, Source::Stored { locator: locator.to_owned(), block_size: 6, offset })
+    (length, Source::Stored { locator: locator.to_owned(), block_size: 6, offset, own: true })
 }
 
 fn locator() -> String {

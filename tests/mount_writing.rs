@@ -29,3 +29,5 @@ mod projects;
 mod refusals;
 #[path = "mount_writing/saving.rs"]
 mod saving;
+#[path = "mount_writing/signatures.rs"]
+mod signatures;

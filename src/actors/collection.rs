@@ -46,6 +46,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 mod aside;
 mod commit;
+mod copying;
 pub mod draft;
 pub mod earlier;
 pub mod echo;
@@ -65,6 +66,7 @@ mod recording;
 pub mod recovering;
 pub mod saving;
 mod sent;
+mod signing;
 pub mod state;
 pub mod times;
 mod waiting;
@@ -449,6 +451,7 @@ impl CollectionActor {
         for file in saved.files {
             let Some(draft) = state.drafts.get(&file.number).cloned() else { continue };
             draft.set_saved(file.settled.generation);
+            draft.file.was_saved(&file.settled.pieces);
             if editor.set_content(file.node, &file.settled.pieces).is_err() {
                 continue;
             }

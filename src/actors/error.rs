@@ -73,8 +73,7 @@ impl Error {
     pub fn remedy(&self) -> &'static str {
         match self {
             Error::Remote(error) if error.is_unauthorized() => {
-                "the token is not valid any more: have it prolonged and mount again, the data are in the journal; with another \
-                 token only what had not reached Keep yet can be saved"
+                "the token is not valid any more: mount again with a new one, or have this one prolonged; the data are in the journal"
             }
             Error::Remote(error) if error.is_forbidden() => "ask for write permission on the collection",
             Error::Remote(error) if error.is_not_found() => {
@@ -82,9 +81,20 @@ impl Error {
             }
             Error::Remote(error) if error.is_temporary() => "wait until the cluster answers again",
             Error::Remote(remote::Error::TooLarge { .. }) => "split the collection",
+            Error::Dirty(dirty::Error::Unsigned { .. }) => {
+                "mount with the token that wrote the file, which an administrator may have to prolong, or write the file again"
+            }
             Error::Dirty(_) => "see that Keep has room and answers, and that the disk of the journal has room",
             Error::Contended { .. } => "let fewer clients write to the collection at a time",
             _ => "see the cause; the data stay in the journal",
+        }
+    }
+
+    /// What somebody can do about a path that cannot be saved while all others are.
+    pub fn remedy_of_path(&self) -> &'static str {
+        match self {
+            Error::Dirty(dirty::Error::Unsigned { .. }) => self.remedy(),
+            _ => "rename it, or change what is in it",
         }
     }
 }

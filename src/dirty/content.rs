@@ -24,13 +24,28 @@ pub struct Extent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// In a block in Keep. `locator` has its size and, where the cluster signs, a signature; `offset` is in the block.
-    Stored { locator: String, block_size: u64, offset: u64 },
+    Stored {
+        locator: String,
+        block_size: u64,
+        offset: u64,
+        /// No commit has named the block yet: its signature is the only way to it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        own: bool,
+    },
     /// In the backing file, at the same offset as in the file.
     Backing,
     /// Here (in the journal: base64).
     Inline(#[serde(with = "base64_bytes")] bytes::Bytes),
     /// Zeros that nobody wrote.
     Hole,
+}
+
+impl Content {
+    /// Some of it can be had only with the signature of a block that no commit has named yet.
+    pub fn is_bare(&self) -> bool {
+        let is_bare = |extent: &Extent| matches!(extent.source, Source::Stored { own: true, .. });
+        self.extents.iter().any(is_bare)
+    }
 }
 
 mod base64_bytes {

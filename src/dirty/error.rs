@@ -18,6 +18,12 @@ pub enum Error {
     /// A file larger than there can be.
     #[error("a file of {size} bytes is too large")]
     TooLarge { size: u64 },
+    /// Blocks of the file that no commit has named yet are signed for another token, or were signed too long ago.
+    #[error(
+        "{bytes} bytes of the file were brought to Keep with another token, or too long ago, to be saved now, and there is no copy \
+         of them here"
+    )]
+    Unsigned { bytes: u64 },
     /// Keep did not take a block.
     #[error(transparent)]
     Remote(#[from] remote::Error),
@@ -33,15 +39,15 @@ impl Error {
             Error::NoSpace { .. } => libc::ENOSPC,
             Error::Backing { errno, .. } => *errno,
             Error::TooLarge { .. } => libc::EFBIG,
-            Error::Remote(_) | Error::BrokenOff => libc::EIO,
+            Error::Unsigned { .. } | Error::Remote(_) | Error::BrokenOff => libc::EIO,
         }
     }
 
-    /// It is the file's own trouble, and stays: the file is too large, or what was written cannot be read any more.
+    /// It is the file's own trouble, and stays: the file is too large, or what was written cannot be had any more.
     pub fn is_of_the_file(&self) -> bool {
         match self {
             Error::Backing { errno, .. } => !PASSING.contains(errno),
-            Error::TooLarge { .. } => true,
+            Error::TooLarge { .. } | Error::Unsigned { .. } => true,
             Error::NoSpace { .. } | Error::Remote(_) | Error::BrokenOff => false,
         }
     }

@@ -5,12 +5,23 @@ use crate::keep::Locator;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Where else the bytes of a block in Keep are to be had, should its signature not be good any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A collection names the block, and who may read that gets a new signature from the server.
+    Named,
+    /// Nowhere: this program has stored the block, and no commit has named it yet.
+    Own,
+    /// In the backing file, at the same offset as in the file; no commit has named the block yet.
+    Copied,
+}
+
 #[derive(Clone)]
 pub(super) enum Source {
-    /// In Keep. `own`: this program stored it for this file.
-    Stored { locator: Locator, block_size: u64, offset: u64, own: bool },
-    /// In a full block on the way to Keep.
-    Sealed { block: Arc<Sealed>, offset: u64 },
+    /// In Keep.
+    Stored { locator: Locator, block_size: u64, offset: u64, origin: Origin },
+    /// In a full block on the way to Keep. `copied`: and in the backing file, at the same offset as in the file.
+    Sealed { block: Arc<Sealed>, offset: u64, copied: bool },
     /// In the tail.
     Memory,
     /// In the backing file, at the same offset.
@@ -40,8 +51,28 @@ pub(super) struct Extents {
 }
 
 impl Source {
+    /// The backing file has the bytes.
+    pub fn is_in_backing(&self) -> bool {
+        match self {
+            Source::Backing | Source::Stored { origin: Origin::Copied, .. } => true,
+            Source::Sealed { copied, .. } => *copied,
+            Source::Stored { .. } | Source::Memory | Source::Hole => false,
+        }
+    }
+
+    /// The same, where the backing file has the bytes as well, or has them no more.
+    pub fn with_copy(&self, is_there: bool) -> Source {
+        let mut source = self.clone();
+        match &mut source {
+            Source::Stored { origin: Origin::Named, .. } | Source::Memory | Source::Backing | Source::Hole => {}
+            Source::Stored { origin, .. } => *origin = if is_there { Origin::Copied } else { Origin::Own },
+            Source::Sealed { copied, .. } => *copied = is_there,
+        }
+        source
+    }
+
     /// The same, `by` bytes further.
-    fn skip(&self, by: u64) -> Source {
+    pub fn skip(&self, by: u64) -> Source {
         let mut source = self.clone();
         match &mut source {
             Source::Stored { offset, .. } | Source::Sealed { offset, .. } => *offset += by,
@@ -57,11 +88,11 @@ impl Source {
                 true
             }
             (
-                Source::Stored { locator, offset, own, .. },
-                Source::Stored { locator: other, offset: at, own: also, .. },
-            ) => own == also && offset + length == *at && locator == other,
-            (Source::Sealed { block, offset }, Source::Sealed { block: other, offset: at }) => {
-                Arc::ptr_eq(block, other) && offset + length == *at
+                Source::Stored { locator, offset, origin, .. },
+                Source::Stored { locator: other, offset: at, origin: also, .. },
+            ) => origin == also && offset + length == *at && locator == other,
+            (Source::Sealed { block, offset, copied }, Source::Sealed { block: other, offset: at, copied: also }) => {
+                copied == also && Arc::ptr_eq(block, other) && offset + length == *at
             }
             _ => false,
         }
@@ -84,11 +115,6 @@ impl Extents {
             length: *length,
             source: source.clone(),
         })
-    }
-
-    pub fn last(&self) -> Option<Extent> {
-        let (start, (length, source)) = self.map.last_key_value()?;
-        Some(Extent { start: *start, length: *length, source: source.clone() })
     }
 
     pub fn any(&self, is: impl Fn(&Source) -> bool) -> bool {
@@ -155,6 +181,15 @@ impl Extents {
         self.size = self.size.max(end);
         self.join(end);
         self.join(start);
+    }
+
+    /// Puts other sources in the place of those for which `other` has one.
+    pub fn change(&mut self, other: impl Fn(&Extent) -> Option<Source>) {
+        let changed: Vec<(Extent, Source)> =
+            self.iter().filter_map(|extent| other(&extent).map(|source| (extent, source))).collect();
+        for (Extent { start, length, .. }, source) in changed {
+            self.replace(start, length, source);
+        }
     }
 
     /// Cuts, or adds a hole.

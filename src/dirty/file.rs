@@ -1,11 +1,11 @@
-//! A file with data that is not in Keep: writing, cutting, reading it, and putting it down for the journal.
+//! A file with data that is not in Keep: writing, cutting and reading it.
 
-use super::content::{self, Content};
 use super::error::Error;
-use super::extents::{Extent, Extents, Source};
+use super::extents::{Extent, Extents, Origin, Source};
 use super::own_ends::OwnEnd;
 use super::scratch::Backing;
 use super::sealed::{Progress, Sealed};
+use super::settle::pieces_of;
 use super::store::DirtyStore;
 use super::tail::Tail;
 use crate::keep::Locator;
@@ -60,7 +60,7 @@ pub(super) struct State {
     is_spoken_for: bool,
     /// A record that speaks of the backing file was to be on the disk. Later ones take its place there, at a time of their own, so
     /// what they speak of has to be there before them.
-    is_durable: bool,
+    pub is_durable: bool,
     pub generation: u64,
     pub modified: DateTime<Utc>,
     /// The short last piece that settling stored, so that the next one can take its place.
@@ -74,7 +74,7 @@ pub struct DirtyFile {
     pub(super) store: Arc<DirtyStore>,
     pub(super) number: u64,
     request: PutRequest,
-    turn: Arc<AsyncMutex<()>>,
+    pub(super) turn: Arc<AsyncMutex<()>>,
     state: Mutex<State>,
 }
 
@@ -171,7 +171,7 @@ impl DirtyFile {
 
     /// What it consists of, if all of it is in Keep.
     pub fn stored(&self) -> Option<Vec<Piece<Locator>>> {
-        self.state().stored()
+        pieces_of(&self.state().extents).ok()
     }
 
     /// Writes `data` if that can be done without waiting for anything; if not, nothing of it is written. Whether it was.
@@ -266,7 +266,7 @@ impl DirtyFile {
         timeout(PATIENCE, ended).await.is_ok()
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -274,7 +274,7 @@ impl DirtyFile {
     }
 
     /// Goes on with a new backing file, and leaves the old one to the records that speak of it.
-    async fn renew_backing(&self, turn: &Turn) -> Result<(), Error> {
+    pub(super) async fn renew_backing(&self, turn: &Turn) -> Result<(), Error> {
         let (old, ranges) = {
             let state = self.state();
             let is_there = |extent: &Extent| matches!(extent.source, Source::Backing);
@@ -301,16 +301,23 @@ impl DirtyFile {
         let mut state = self.state();
         state.backing = Some(new);
         state.is_spoken_for = false;
+        // The new one has no more than it must.
+        state.extents.change(|extent| match &extent.source {
+            Source::Backing => None,
+            source => source.is_in_backing().then(|| source.with_copy(false)),
+        });
         drop(state);
         self.store.retire(old);
         Ok(())
     }
 
     /// Puts bytes down at their place in the backing file, which is made if there is none. The map is not changed.
-    async fn write_backing(&self, turn: &Turn, at: u64, data: Bytes) -> Result<(), Error> {
+    pub(super) async fn write_backing(&self, turn: &Turn, at: u64, data: Bytes) -> Result<(), Error> {
         if self.state().is_spoken_for {
             self.renew_backing(turn).await?;
         }
+        // Should this end half-way, what is there is no copy any more.
+        self.state().mark_copied(at, data.len() as u64, false);
         let (turn, backing, scratch) = (turn.clone(), self.state().backing.clone(), self.store.scratch.clone());
         let backing = self
             .blocking(move || {
@@ -327,7 +334,7 @@ impl DirtyFile {
 
     /// Moves the tail to the backing file. It is copied in steps: it is moved because there is no memory, or while there is none
     /// to spare, and all writers may do so at once.
-    async fn flush(&self, turn: &Turn) -> Result<(), Error> {
+    pub(super) async fn flush(&self, turn: &Turn) -> Result<(), Error> {
         let Some((start, length)) = self.state().tail.as_ref().map(|tail| (tail.start, tail.bytes.len())) else {
             return Ok(());
         };
@@ -397,103 +404,6 @@ impl DirtyFile {
         Ok(read)
     }
 
-    /// The file in a form that outlives the process: up to `inline_limit` local bytes in the content itself, else in the
-    /// backing file, which is kept from now on. `durable`: the backing file is on the disk when this returns.
-    pub async fn persist(&self, inline_limit: u64, durable: bool) -> Result<Content, Error> {
-        let turn = self.turn().await;
-        let local: u64 = {
-            let state = self.state();
-            let is_local = |extent: &Extent| !matches!(extent.source, Source::Stored { .. } | Source::Hole);
-            state.extents.iter().filter(is_local).map(|extent| extent.length).sum()
-        };
-        let inline = local <= inline_limit;
-        if !inline {
-            self.flush(&turn).await?;
-        }
-        let durable = {
-            let mut state = self.state();
-            state.is_durable |= durable;
-            state.is_durable
-        };
-        if durable && self.state().backing.as_ref().is_some_and(|backing| backing.is_distrusted()) {
-            self.renew_backing(&turn).await?;
-        }
-        let (size, found) = {
-            let state = self.state();
-            (state.extents.size(), state.extents.iter().collect::<Vec<_>>())
-        };
-        let mut content = Content { size, backing: None, extents: Vec::with_capacity(found.len()) };
-        let mut uses_backing = false;
-        for Extent { start, length, source } in found {
-            let stored = match &source {
-                Source::Sealed { block, offset } => block.stored(*offset),
-                _ => None,
-            };
-            let source = match stored.unwrap_or(source) {
-                Source::Stored { locator, block_size, offset, .. } => {
-                    content::Source::Stored { locator: locator.as_str().to_owned(), block_size, offset }
-                }
-                Source::Hole => content::Source::Hole,
-                _ if inline => self.inline(start, length).await?,
-                Source::Sealed { block, offset } => {
-                    match block.bytes() {
-                        Some(bytes) => {
-                            let low = usize::try_from(offset).map_err(|_| Error::BrokenOff)?;
-                            let high = usize::try_from(offset + length).map_err(|_| Error::BrokenOff)?;
-                            self.write_backing(&turn, start, bytes.slice(low..high)).await?;
-                            uses_backing = true;
-                            content::Source::Backing
-                        }
-                        // It has just come to Keep.
-                        None => match block.stored(offset) {
-                            Some(Source::Stored { locator, block_size, offset, .. }) => {
-                                content::Source::Stored { locator: locator.as_str().to_owned(), block_size, offset }
-                            }
-                            _ => return Err(Error::BrokenOff),
-                        },
-                    }
-                }
-                Source::Memory | Source::Backing => {
-                    uses_backing = true;
-                    content::Source::Backing
-                }
-            };
-            content.extents.push(content::Extent { length, source });
-        }
-        let backing = self.state().backing.clone().filter(|_| uses_backing);
-        if let Some(backing) = backing {
-            backing.keep();
-            content.backing = Some(backing.number());
-            if durable {
-                self.blocking(move || backing.sync()).await?;
-            }
-        }
-        Ok(content)
-    }
-
-    async fn inline(&self, start: u64, length: u64) -> Result<content::Source, Error> {
-        let mut bytes = BytesMut::new();
-        let mut parts = self.read(start, length).await?;
-        if let [Part::Stored { locator, offset, .. }] = parts.as_slice() {
-            // Was sealed, has just come to Keep: all of it, for one extent is of one block.
-            let block_size = locator.size().ok_or(Error::BrokenOff)?;
-            let locator = locator.as_str().to_owned();
-            return Ok(content::Source::Stored { locator, block_size, offset: *offset });
-        }
-        if let [Part::Bytes(_)] = parts.as_slice()
-            && let Some(Part::Bytes(bytes)) = parts.pop()
-        {
-            return Ok(content::Source::Inline(bytes));
-        }
-        for part in parts {
-            match part {
-                Part::Bytes(more) => bytes.extend_from_slice(&more),
-                Part::Stored { .. } | Part::Zeros(_) => return Err(Error::BrokenOff),
-            }
-        }
-        Ok(content::Source::Inline(bytes.freeze()))
-    }
-
     /// The journal no longer needs the backing file: it goes with the file.
     pub fn discard(&self) {
         let unused = {
@@ -508,9 +418,9 @@ impl DirtyFile {
     pub(super) fn resolve(&self, sealed: &Arc<Sealed>) {
         let mut state = self.state();
         for extent in state.extents.within(sealed.start, sealed.start + sealed.length) {
-            if let Source::Sealed { block, offset } = &extent.source
+            if let Source::Sealed { block, offset, copied } = &extent.source
                 && Arc::ptr_eq(block, sealed)
-                && let Some(source) = sealed.stored(*offset)
+                && let Some(source) = sealed.stored(*offset, *copied)
             {
                 state.extents.replace(extent.start, extent.length, source);
             }
@@ -542,16 +452,6 @@ impl State {
         self.modified = Utc::now();
     }
 
-    pub fn stored(&self) -> Option<Vec<Piece<Locator>>> {
-        let piece = |Extent { length, source, .. }| match source {
-            Source::Stored { locator, block_size, offset, .. } => {
-                Some(Piece { block: locator, block_size, offset, length })
-            }
-            _ => None,
-        };
-        self.extents.iter().map(piece).collect()
-    }
-
     fn forget_last_own(&mut self, from: u64) {
         if self.last_own.as_ref().is_some_and(|end| from < end.start + end.bytes.len() as u64) {
             self.last_own = None;
@@ -565,10 +465,19 @@ impl State {
         self.touch();
     }
 
+    /// The backing file has the bytes of this range as well, as far as they are not there only, or has them no more.
+    pub fn mark_copied(&mut self, start: u64, length: u64, is_there: bool) {
+        for extent in self.extents.within(start, start.saturating_add(length)) {
+            if extent.source.is_in_backing() != is_there {
+                self.extents.replace(extent.start, extent.length, extent.source.with_copy(is_there));
+            }
+        }
+    }
+
     /// Takes the backing file out if nothing is in it and nobody else needs it. To be dropped outside the lock.
     pub fn drop_unused_backing(&mut self) -> Option<Arc<Backing>> {
-        let unused = self.backing.as_ref().is_some_and(|backing| !backing.is_kept())
-            && !self.extents.any(|source| matches!(source, Source::Backing));
+        let unused =
+            self.backing.as_ref().is_some_and(|backing| !backing.is_kept()) && !self.extents.any(Source::is_in_backing);
         if !unused {
             return None;
         }
@@ -647,8 +556,16 @@ impl State {
         let (bytes, leases) = tail.into_parts();
         let sealed = Sealed::new(start, bytes, leases);
         self.wrote(at, count as u64, Source::Memory);
-        self.extents.replace(start, sealed.length, Source::Sealed { block: sealed.clone(), offset: 0 });
+        self.extents.replace(start, sealed.length, Source::Sealed { block: sealed.clone(), offset: 0, copied: false });
         Step::Full(count, sealed)
+    }
+
+    /// The bytes of an extent that is in the short last piece, which stays in memory when it is stored.
+    pub fn end_of(&self, extent: &Extent) -> Option<Bytes> {
+        let own = self.last_own.as_ref()?;
+        let from = usize::try_from(extent.start.checked_sub(own.start)?).ok()?;
+        let to = from.checked_add(usize::try_from(extent.length).ok()?)?;
+        (to <= own.bytes.len()).then(|| own.bytes.slice(from..to))
     }
 
     /// What can be read of an extent without I/O; `None` is in the backing file.
@@ -657,12 +574,14 @@ impl State {
             Some(usize::try_from(offset).ok()?..usize::try_from(offset + extent.length).ok()?)
         };
         match &extent.source {
-            Source::Stored { locator, offset, .. } => {
-                Some(Part::Stored { locator: locator.clone(), offset: *offset, length: extent.length })
-            }
-            Source::Sealed { block, offset } => match block.bytes() {
+            Source::Stored { locator, offset, origin, .. } => match self.end_of(extent) {
+                Some(bytes) => Some(Part::Bytes(bytes)),
+                None if *origin == Origin::Copied => None,
+                None => Some(Part::Stored { locator: locator.clone(), offset: *offset, length: extent.length }),
+            },
+            Source::Sealed { block, offset, .. } => match block.bytes() {
                 Some(bytes) => Some(Part::Bytes(bytes.slice(range(*offset)?))),
-                None => match block.stored(*offset)? {
+                None => match block.stored(*offset, false)? {
                     Source::Stored { locator, offset, .. } => {
                         Some(Part::Stored { locator, offset, length: extent.length })
                     }

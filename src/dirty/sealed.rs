@@ -1,7 +1,7 @@
 //! A full block of a file on its way to Keep. Its bytes stay in memory until Keep has them.
 
 use super::error::Error;
-use super::extents::Source;
+use super::extents::{Origin, Source};
 use super::file::DirtyFile;
 use super::lease::Lease;
 use super::store::DirtyStore;
@@ -43,9 +43,10 @@ impl Sealed {
     }
 
     /// Where it is, once it is in Keep.
-    pub fn stored(&self, offset: u64) -> Option<Source> {
+    pub fn stored(&self, offset: u64, copied: bool) -> Option<Source> {
+        let origin = if copied { Origin::Copied } else { Origin::Own };
         match self.progress() {
-            Progress::Stored(locator) => Some(Source::Stored { locator, block_size: self.length, offset, own: true }),
+            Progress::Stored(locator) => Some(Source::Stored { locator, block_size: self.length, offset, origin }),
             Progress::Running | Progress::Failed(_) => None,
         }
     }

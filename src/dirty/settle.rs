@@ -4,7 +4,7 @@
 //! put together. A file whose block fails keeps its data; the others do not notice.
 
 use super::error::Error;
-use super::extents::{Extent, Source};
+use super::extents::{Extent, Extents, Origin, Source};
 use super::file::{DirtyFile, Part};
 use super::own_ends::OwnEnd;
 use super::store::DirtyStore;
@@ -138,7 +138,7 @@ impl DirtyStore {
                 match &stored {
                     Ok(locator) => {
                         let (locator, block_size) = (locator.clone(), job.length);
-                        let source = Source::Stored { locator, block_size, offset, own: true };
+                        let source = Source::Stored { locator, block_size, offset, origin: Origin::Own };
                         work.replacements.push(Replacement { start, length, source });
                     }
                     Err(error) => drop(work.failed.get_or_insert_with(|| error.clone())),
@@ -186,7 +186,7 @@ impl DirtyStore {
             while start < hole.end() {
                 let length = self.block_size.min(hole.end() - start);
                 let (locator, block_size) = (locator.clone(), self.block_size);
-                let source = Source::Stored { locator, block_size, offset: 0, own: true };
+                let source = Source::Stored { locator, block_size, offset: 0, origin: Origin::Own };
                 work.replacements.push(Replacement { start, length, source });
                 start += length;
             }
@@ -266,13 +266,19 @@ impl DirtyStore {
         let mut state = file.state();
         let tail = state.tail.as_ref().map(|tail| (tail.start, tail.end()));
         let stored_any = !work.replacements.is_empty();
+        let keeps_copies = self.has_room_for_copies(0);
         for Replacement { start, length, source } in work.replacements {
             // The tail is in memory as a whole or not at all.
             let in_tail = tail.is_some_and(|(from, to)| start < to && from < start + length);
             if work.failed.is_some() && in_tail {
                 continue;
             }
-            state.extents.replace(start, length, source);
+            for part in state.extents.within(start, start + length) {
+                // Until a commit has named it, it may have to be stored again.
+                let is_copied = keeps_copies && part.source.is_in_backing();
+                let source = source.skip(part.start - start).with_copy(is_copied);
+                state.extents.replace(part.start, part.length, source);
+            }
         }
         if let Some(error) = work.failed {
             state.last_own = None;
@@ -292,19 +298,33 @@ impl DirtyStore {
                 Some(OwnEnd { start, bytes, _lease: lease })
             });
             if let Some(end) = &state.last_own
-                && let Some(Extent { source: Source::Stored { locator, offset, .. }, start, .. }) = state.extents.last()
-                && start <= end.start
+                && let Some(extent) = state.extents.within(end.start, size).first()
+                && let Source::Stored { locator, offset, .. } = &extent.source
             {
-                self.own_ends.put(&locator, offset + (end.start - start), end.clone());
+                self.own_ends.put(locator, *offset, end.clone());
             }
         }
         let unused = state.drop_unused_backing();
-        let pieces = state.stored().ok_or(Error::BrokenOff);
+        let pieces = pieces_of(&state.extents);
         let (size, generation, modified) = (state.extents.size(), state.generation, state.modified);
         drop(state);
         drop(unused);
         Ok(Settled { pieces: pieces?, size, generation, modified })
     }
+}
+
+/// What a file consists of that is in Keep as a whole.
+pub(super) fn pieces_of(extents: &Extents) -> Result<Vec<Piece<Locator>>, Error> {
+    let mut pieces: Vec<Piece<Locator>> = Vec::new();
+    for Extent { length, source, .. } in extents.iter() {
+        let Source::Stored { locator, block_size, offset, .. } = source else { return Err(Error::BrokenOff) };
+        match pieces.last_mut() {
+            // Extents tell which of it is in the backing file, too.
+            Some(last) if last.block == locator && last.offset + last.length == offset => last.length += length,
+            _ => pieces.push(Piece { block: locator, block_size, offset, length }),
+        }
+    }
+    Ok(pieces)
 }
 
 /// Appends the bytes of a segment. What is stored already can only be the short last piece.

@@ -2,7 +2,7 @@
 
 use super::content::{self, Content};
 use super::error::Error;
-use super::extents::{Extents, Source};
+use super::extents::{Extents, Origin, Source};
 use super::file::DirtyFile;
 use super::lease::Allowance;
 use super::own_ends::{OwnEnd, OwnEnds};
@@ -10,17 +10,21 @@ use super::scratch::{Backing, Scratch};
 use super::tail::Tail;
 use crate::cache::Budget;
 use crate::keep::manifest::Piece;
-use crate::keep::{Locator, MAX_BLOCK_SIZE};
+use crate::keep::{BlockHash, Locator, MAX_BLOCK_SIZE};
 use crate::remote::keep::{Keep, PutRequest};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, Semaphore};
 
 /// For how long the locator of the block of zeros is used: much less than any signature is valid.
 const ZEROS_FOR: Duration = Duration::from_secs(600);
+
+/// At most this share of the scratch folder is filled by copies of what is in Keep: one half, so that as much is left for what is
+/// nowhere else, and a writer who needs it is not refused on their account.
+const COPIES_SHARE: u64 = 2;
 
 /// What a store works with.
 pub struct Options {
@@ -52,11 +56,12 @@ pub struct DirtyStore {
     /// One of them ended.
     pub(super) ended: Notify,
     pub(super) own_ends: OwnEnds,
-    keep: Arc<dyn Keep>,
+    pub(super) keep: Arc<dyn Keep>,
     next: AtomicU64,
     stored: AtomicU64,
     failed: AtomicU64,
     zeros: Mutex<Vec<(PutRequest, Locator, Instant)>>,
+    zeros_hash: OnceLock<BlockHash>,
     /// Backing files that no file uses any more, and a record may. The lock is a leaf.
     retired: std::sync::Mutex<Vec<Arc<Backing>>>,
 }
@@ -98,6 +103,7 @@ impl DirtyStore {
             stored: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             zeros: Mutex::default(),
+            zeros_hash: OnceLock::new(),
             retired: std::sync::Mutex::default(),
         })
     }
@@ -108,7 +114,8 @@ impl DirtyStore {
         let mut last = None;
         for Piece { block, block_size, offset, length } in pieces {
             last = Some((block.clone(), offset, (extents.size(), length)));
-            extents.replace(extents.size(), length, Source::Stored { locator: block, block_size, offset, own: false });
+            let origin = Origin::Named;
+            extents.replace(extents.size(), length, Source::Stored { locator: block, block_size, offset, origin });
         }
         let own_end = last.and_then(|(locator, offset, place)| self.own_ends.take(&locator, offset, place));
         self.make((extents, own_end), None, request)
@@ -142,7 +149,7 @@ impl DirtyStore {
             && *length == content.size
             && *length > 0
             && content.backing.is_none()
-            && let Some(tail) = self.tail_of(bytes)
+            && let Some(tail) = self.tail_of(0, bytes)
         {
             extents.replace(0, *length, Source::Memory);
             let file = self.make((extents, None), None, request);
@@ -156,12 +163,13 @@ impl DirtyStore {
             let end = start.checked_add(extent.length).filter(|end| *end <= content.size);
             let end = end.ok_or_else(|| Error::content("the extents are longer than the file"))?;
             let source = match &extent.source {
-                content::Source::Stored { locator, block_size, offset } => {
+                content::Source::Stored { locator, block_size, offset, own } => {
                     if offset.checked_add(extent.length).is_none_or(|end| end > *block_size) {
                         return Err(Error::content("an extent is longer than its block"));
                     }
                     let locator = locator.parse().map_err(|error| Error::content(format!("{error}")))?;
-                    Source::Stored { locator, block_size: *block_size, offset: *offset, own: false }
+                    let origin = if *own { Origin::Own } else { Origin::Named };
+                    Source::Stored { locator, block_size: *block_size, offset: *offset, origin }
                 }
                 content::Source::Backing => {
                     let missing = || Error::content("the backing file is missing or too short");
@@ -191,9 +199,9 @@ impl DirtyStore {
     }
 
     /// The bytes in memory, if there is some for them and they are less than a block.
-    fn tail_of(&self, bytes: &Bytes) -> Option<Tail> {
+    pub(super) fn tail_of(&self, start: u64, bytes: &Bytes) -> Option<Tail> {
         let block_size = usize::try_from(self.block_size).unwrap_or(usize::MAX);
-        let mut tail = Tail::new(0, block_size, &self.allowance).filter(|_| bytes.len() < block_size)?;
+        let mut tail = Tail::new(start, block_size, &self.allowance).filter(|_| bytes.len() < block_size)?;
         if !tail.make_room(bytes.len(), block_size, &self.allowance) {
             return None;
         }
@@ -256,7 +264,18 @@ impl DirtyStore {
         }
         let size = usize::try_from(self.block_size).map_err(|_| Error::TooLarge { size: self.block_size })?;
         let locator = self.put(Bytes::from(vec![0; size]), request).await?;
+        let _ = self.zeros_hash.set(locator.hash());
         zeros.push((request.clone(), locator.clone(), Instant::now()));
         Ok(locator)
+    }
+
+    /// It is the block of zeros that was stored here.
+    pub(super) fn is_zeros(&self, locator: &Locator) -> bool {
+        self.zeros_hash.get() == Some(&locator.hash())
+    }
+
+    /// Copies of what is in Keep may take more of the scratch folder: the rest is for what is nowhere else.
+    pub(super) fn has_room_for_copies(&self, bytes: u64) -> bool {
+        self.scratch.used().saturating_add(bytes) <= self.scratch.limit() / COPIES_SHARE
     }
 }

@@ -8,21 +8,29 @@ use crate::remote::keep::{Keep, PutRequest, Stored};
 use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::prelude::*;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
+
+/// For how long a signature of the Keep in memory is good.
+const LIFE: u64 = 100;
 
 #[derive(Default)]
 struct FakeKeep {
     blocks: Mutex<HashMap<BlockHash, Bytes>>,
     fails: AtomicBool,
+    /// The time, in seconds.
+    now: AtomicU64,
 }
 
 #[async_trait]
 impl Keep for FakeKeep {
     async fn get(&self, locator: &Locator) -> remote::error::Result<Bytes> {
+        if locator.signature().is_none_or(|hint| hint.expiry < self.now.load(Ordering::SeqCst)) {
+            return Err(remote::Error::BlockRefused { hash: locator.hash().to_string(), detail: "expired".to_owned() });
+        }
         let found = self.blocks.lock().unwrap().get(&locator.hash()).cloned();
         found.ok_or(remote::Error::NoKeepServices)
     }
@@ -33,7 +41,8 @@ impl Keep for FakeKeep {
             return Err(remote::Error::NoKeepServices);
         }
         let hash = BlockHash::of(&block);
-        let locator = Locator::new(hash, block.len() as u64);
+        let expiry = self.now.load(Ordering::SeqCst) + LIFE;
+        let locator = format!("{hash}+{}+A{}@{expiry:08x}", block.len(), "0".repeat(40)).parse().unwrap();
         self.blocks.lock().unwrap().insert(hash, block);
         Ok(Stored { locator, replicas: 1, storage_classes: Default::default() })
     }
@@ -110,8 +119,16 @@ enum Action {
     Append(Vec<u8>),
     Truncate(u64),
     Read(u64, u64),
-    Persist(u64, bool),
+    Persist {
+        inline: u64,
+        saves_room: bool,
+        restores: bool,
+    },
     Settle,
+    /// And a commit names what is in Keep.
+    Save,
+    Copy,
+    Forget,
     Fail(bool),
     Discard,
 }
@@ -123,8 +140,12 @@ fn action() -> impl Strategy<Value = Action> {
         4 => data().prop_map(Action::Append),
         1 => (0u64..900).prop_map(Action::Truncate),
         2 => (0u64..900, 0u64..500).prop_map(|(at, length)| Action::Read(at, length)),
-        1 => (0u64..300, any::<bool>()).prop_map(|(inline, restore)| Action::Persist(inline, restore)),
+        1 => (0u64..300, any::<bool>(), any::<bool>())
+            .prop_map(|(inline, saves_room, restores)| Action::Persist { inline, saves_room, restores }),
         2 => Just(Action::Settle),
+        1 => Just(Action::Save),
+        1 => Just(Action::Copy),
+        1 => Just(Action::Forget),
         1 => any::<bool>().prop_map(Action::Fail),
         1 => Just(Action::Discard),
     ]
@@ -135,6 +156,7 @@ async fn play(actions: Vec<(bool, Action)>, memory: usize) {
     let request = PutRequest::default;
     let mut files: Vec<_> = (0..2).map(|_| rig.store.file(std::iter::empty(), request())).collect();
     let mut models = [Vec::new(), Vec::new()];
+    let mut named = HashSet::new();
     for (which, action) in actions {
         let which = usize::from(which);
         let (file, model) = (files[which].clone(), &mut models[which]);
@@ -164,18 +186,36 @@ async fn play(actions: Vec<(bool, Action)>, memory: usize) {
                 let to = model.len().min((at + length) as usize);
                 assert_eq!(rig.all(&file, at, length).await, model[from..to]);
             }
-            Action::Persist(inline, restore) => {
-                let content = file.persist(inline, false).await.unwrap();
+            Action::Persist { inline, saves_room, restores } => {
+                let content = file.persist(inline, saves_room, false).await.unwrap();
                 let text = serde_json::to_string(&content).unwrap();
                 let content: Content = serde_json::from_str(&text).unwrap();
-                if restore {
+                if restores {
                     // The old one's blocks on the way are lost, as in a crash.
                     drop(file);
                     let other = rig.store.file(std::iter::empty(), request());
                     drop(std::mem::replace(&mut files[which], other));
                     files[which] = rig.store.restore(&content, None, request()).unwrap();
+                    if !content.is_bare() {
+                        for part in files[which].read(0, u64::MAX).await.unwrap() {
+                            let Part::Stored { locator, .. } = part else { continue };
+                            assert!(named.contains(&locator.hash()), "another token could not save it");
+                        }
+                    }
                 }
             }
+            Action::Save => {
+                for (result, file) in rig.store.settle(&files).await.into_iter().zip(&files) {
+                    let Ok(settled) = result else { continue };
+                    named.extend(settled.pieces.iter().map(|piece| piece.block.hash()));
+                    file.was_saved(&settled.pieces);
+                    assert!(!file.persist(0, false, false).await.unwrap().is_bare());
+                }
+            }
+            Action::Copy => {
+                file.copy().await.unwrap();
+            }
+            Action::Forget => drop(file.forget(|_| true).await),
             Action::Settle => {
                 let fails = rig.keep.fails.load(Ordering::SeqCst);
                 for ((result, model), file) in rig.store.settle(&files).await.into_iter().zip(&models).zip(&files) {
@@ -395,10 +435,10 @@ async fn recorded_content_is_not_touched_by_what_comes_after_a_cut() {
     for left in [0, 100_000] {
         let file = rig.store.file(std::iter::empty(), PutRequest::default());
         file.write(Place::At(0), Bytes::from(before.clone())).await.unwrap();
-        let record = file.persist(0, false).await.unwrap();
+        let record = file.persist(0, false, false).await.unwrap();
         file.truncate(left).await.unwrap();
         file.write(Place::End, Bytes::from(vec![7; 50_000])).await.unwrap();
-        let newer = file.persist(0, false).await.unwrap();
+        let newer = file.persist(0, false, false).await.unwrap();
         let expected = [&before[..left as usize], &[7; 50_000]].concat();
         assert_eq!(rig.all(&file, 0, u64::MAX).await, expected);
         for (record, expected) in [(&record, &before), (&newer, &expected)] {
@@ -423,4 +463,91 @@ async fn recorded_content_is_not_touched_by_what_comes_after_a_cut() {
             .unwrap()
             .for_each(|entry| std::fs::remove_file(entry.unwrap().path()).unwrap());
     }
+}
+
+/// Three full blocks, and an end that came by way of the scratch file, all in Keep: what is there, and what it consists of.
+async fn settled_file(rig: &Rig) -> (Arc<DirtyFile>, Vec<u8>, Settled) {
+    let file = rig.store.file(std::iter::empty(), PutRequest::default());
+    let mut bytes: Vec<u8> = (0..230u8).collect();
+    file.write(Place::End, bytes.clone().into()).await.unwrap();
+    file.write(Place::At(300), Bytes::from_static(b"apart")).await.unwrap();
+    bytes.resize(300, 0);
+    bytes.extend_from_slice(b"apart");
+    let settled = rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
+    (file, bytes, settled)
+}
+
+fn first_end(pieces: &[crate::keep::manifest::Piece<Locator>]) -> u64 {
+    pieces.iter().filter_map(|piece| Some(piece.block.signature()?.expiry)).min().unwrap()
+}
+
+#[tokio::test]
+async fn blocks_that_nobody_has_named_are_stored_anew_before_their_signatures_end() {
+    let rig = rig(100, 1000, 400, 1 << 20);
+    let (file, bytes, settled) = settled_file(&rig).await;
+    let files = std::slice::from_ref(&file);
+    rig.keep.now.store(LIFE / 2, Ordering::SeqCst);
+    rig.store.renew(files, LIFE).await;
+    let same = rig.store.settle(files).await.remove(0).unwrap();
+    assert_eq!(same.pieces, settled.pieces, "not before it is time");
+    rig.store.renew(files, LIFE + 1).await;
+    let newer = rig.store.settle(files).await.remove(0).unwrap();
+    assert_eq!(first_end(&newer.pieces), LIFE / 2 + LIFE);
+    rig.keep.now.store(LIFE + 1, Ordering::SeqCst);
+    assert_eq!(rig.of_pieces(&newer).await, bytes);
+    drop(file);
+    rig.empty().await;
+}
+
+#[tokio::test]
+async fn blocks_whose_signatures_have_ended_are_stored_anew_from_their_copies() {
+    for copies in [true, false] {
+        let rig = rig(100, 1000, 400, 1 << 20);
+        let (file, bytes, settled) = settled_file(&rig).await;
+        assert!(file.persist(0, false, false).await.unwrap().is_bare());
+        if copies {
+            assert!(file.copy().await.unwrap());
+            assert!(!file.persist(0, false, false).await.unwrap().is_bare());
+        }
+        rig.keep.now.store(LIFE + 1, Ordering::SeqCst);
+        let locators: HashSet<Locator> = settled.pieces.iter().map(|piece| piece.block.clone()).collect();
+        let refused = rig.store.refused(locators.clone()).await;
+        assert_eq!(refused, locators);
+        let lost = file.forget(|locator| refused.contains(locator)).await;
+        let again = rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
+        if copies {
+            assert_eq!((lost, rig.of_pieces(&again).await), (0, bytes));
+        } else {
+            assert_eq!(lost, 300, "all but the end");
+        }
+        file.discard();
+        drop(file);
+        rig.empty().await;
+    }
+}
+
+#[tokio::test]
+async fn copies_go_when_a_commit_has_named_the_blocks() {
+    let rig = rig(100, 1000, 400, 1 << 20);
+    let (file, bytes, settled) = settled_file(&rig).await;
+    assert!(file.copy().await.unwrap() && rig.scratch.used() > 200);
+    file.was_saved(&settled.pieces);
+    assert!(rig.store.sweep(|_| false, || true));
+    assert_eq!((rig.scratch.used(), file.backing()), (0, None));
+    assert_eq!(rig.all(&file, 0, u64::MAX).await, bytes);
+    drop(file);
+    rig.empty().await;
+}
+
+/// What is nowhere else has room for as long as there is any.
+#[tokio::test]
+async fn copies_leave_half_of_the_room_to_writers() {
+    let rig = rig(100, 1000, 400, 300);
+    let (file, ..) = settled_file(&rig).await;
+    file.copy().await.unwrap();
+    assert!(rig.scratch.used() <= 150, "{}", rig.scratch.used());
+    assert!(file.persist(0, false, false).await.unwrap().is_bare());
+    file.discard();
+    drop(file);
+    rig.empty().await;
 }

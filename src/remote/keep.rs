@@ -30,6 +30,11 @@ pub trait Keep: Send + Sync {
     /// `NoKeepServices`. Waits at most as long as the implementation was told to; dropping the future cancels it.
     async fn get(&self, locator: &Locator) -> Result<Bytes>;
 
+    /// Whether the locator gives the block, without its bytes as far as that is possible. Errors: those of [`Keep::get`].
+    async fn check(&self, locator: &Locator) -> Result<()> {
+        self.get(locator).await.map(drop)
+    }
+
     /// Stores a block of at most 64 MiB as often and in such classes as asked for. Errors: `BlockUnwritable`,
     /// `NoKeepServices`. Storing a block twice does no harm.
     async fn put(&self, block: Bytes, request: &PutRequest) -> Result<Stored>;

@@ -68,6 +68,21 @@ impl Writer {
         writer
     }
 
+    /// The next mount has this token.
+    pub fn use_token(&mut self, token: &str) {
+        for (name, value) in &mut self.environment {
+            if name == "ARVADOS_API_TOKEN" {
+                token.clone_into(value);
+            }
+        }
+    }
+
+    /// The token of the next mount.
+    pub fn token(&self) -> &str {
+        let token = self.environment.iter().find(|(name, _)| name == "ARVADOS_API_TOKEN");
+        token.map(|(_, value)| value.as_str()).expect("a cluster's environment has one")
+    }
+
     /// The command, complete but for the descriptors.
     pub fn command(&self) -> Command {
         let mut options = vec!["--foreground".to_owned(), "--read-write".into(), "--mount-by-id=by_id".into()];

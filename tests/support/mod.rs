@@ -209,6 +209,11 @@ impl Cluster {
         variables
     }
 
+    /// A new token of the user that [`Cluster::environment`] speaks for.
+    pub fn new_token(&self) -> String {
+        succeed(arvados().args(["cluster", "token", "create", "--data"]).arg(self.data())).trim().to_owned()
+    }
+
     /// One of the real clients, ready to talk to this cluster.
     pub fn client(&self, name: &str) -> Command {
         let mut command = client(name);

@@ -8,6 +8,8 @@
 //! A request that the server refuses for what is in it is taken apart ([`Parts`]): what can be saved is saved, and the paths to
 //! blame are told to the actor. If nothing of it can be saved, the collection is refused and no path is to blame.
 //!
+//! A refusal for want of permission may be about blocks, of which the server does not say a word: [`signing`](super::signing).
+//!
 //! It works on the state that was published when it began and changes nothing itself: what came of it goes back to the actor.
 
 use crate::actors::collection::draft::Draft;
@@ -15,7 +17,7 @@ use crate::actors::collection::guard::{self, CommitGuard, Conditions, Plan};
 use crate::actors::collection::state::{Base, CollectionState};
 use crate::actors::collection::{CollectionCell, SUMMARY, Writing, sent};
 use crate::actors::{Environment, Error};
-use crate::dirty::Settled;
+use crate::dirty::{self, Settled};
 use crate::journal::Sent;
 use crate::keep::PortableDataHash;
 use crate::keep::manifest::Form;
@@ -25,12 +27,16 @@ use crate::remote::retry;
 use crate::tree::commit::{Depth, Edits, GoText, Parts, Prediction, Touched, edits, graft};
 use crate::tree::{Editor, NodeId, Snapshot, same_content};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Signatures that end sooner than this are renewed before they are sent: a request may have to wait its turn.
 const SIGNATURE_MARGIN: u64 = 60;
+
+/// How often one save is put together anew because blocks in it were refused: once is enough, unless signatures end within moments.
+const MOST_RENEWALS: u32 = 2;
 
 /// Paths to blame in one save. Each costs some dozens of requests at most; the next save goes on with the others.
 const MOST_BLAMED: usize = 8;
@@ -50,6 +56,8 @@ pub(super) struct Commit {
     pub(super) guard: Plan,
     /// Number of the last change in `state`.
     pub(super) change: u64,
+    /// Files with blocks that the server does not take from us and that cannot be stored anew.
+    pub(super) lost: BTreeMap<Vec<u8>, dirty::Error>,
     /// What was sent, as long as it is not known whether it arrived.
     pub(super) sent: Vec<Sent>,
     /// The record as it is since it was told to keep old versions.
@@ -158,36 +166,47 @@ impl Commit {
     }
 
     async fn try_run(&mut self, progress: &mut Progress) -> Result<Outcome, Error> {
-        let mut target = self.target().await?;
-        progress.blamed = std::mem::take(&mut target.unfit);
-        let base = self.state.base.clone();
-        let touched = self.touched.clone();
-        let mut edits = match self.edits(&base, &target.snapshot, &touched) {
-            Some(edits) if edits.is_empty() => {
-                let base = Base { snapshot: target.snapshot.clone(), ..(*base).clone() };
-                progress.saved = Some(saved(base, target, Reach::NotSent));
-                return Ok(Outcome::Done);
+        let mut renewals = 0;
+        loop {
+            let mut target = self.target().await?;
+            progress.blamed = std::mem::take(&mut target.unfit);
+            let base = self.state.base.clone();
+            let touched = self.touched.clone();
+            let mut edits = match self.edits(&base, &target.snapshot, &touched) {
+                Some(edits) if edits.is_empty() => {
+                    let base = Base { snapshot: target.snapshot.clone(), ..(*base).clone() };
+                    progress.saved = Some(saved(base, target, Reach::NotSent));
+                    return Ok(Outcome::Done);
+                }
+                edits => edits,
+            };
+            let has_old = match &edits {
+                Some(edits) => edits.manifest_text.as_deref().is_some_and(has_old_signatures),
+                None => tokio::task::block_in_place(|| has_old_signatures(&target.snapshot.to_manifest(Form::Python))),
+            };
+            if has_old {
+                match self.renew(&base, &target).await? {
+                    Some(renewed) => target.snapshot = renewed,
+                    None => return Ok(Outcome::Refused),
+                }
+                edits = self.edits(&base, &target.snapshot, &touched);
             }
-            edits => edits,
-        };
-        let has_old = match &edits {
-            Some(edits) => edits.manifest_text.as_deref().is_some_and(has_old_signatures),
-            None => tokio::task::block_in_place(|| has_old_signatures(&target.snapshot.to_manifest(Form::Python))),
-        };
-        if has_old {
-            match self.renew(&base, &target).await? {
-                Some(renewed) => target.snapshot = renewed,
-                None => return Ok(Outcome::Refused),
+            match self.send(&base, &target.snapshot, &touched, edits).await {
+                Ok(Step::Accepted(base, reach)) => {
+                    progress.saved = Some(saved(base, target, reach));
+                    return Ok(Outcome::Done);
+                }
+                Ok(Step::Ended(outcome)) => return Ok(outcome),
+                Ok(Step::Unacceptable(error)) => return self.save_parts(&base, target, error, progress).await,
+                // The server does not say whether it is for the blocks or for all.
+                Err(Error::Remote(error)) if error.is_forbidden() && renewals < MOST_RENEWALS => {
+                    if !self.has_given_up_blocks(&target.snapshot).await {
+                        return Err(error.into());
+                    }
+                    renewals += 1;
+                }
+                Err(error) => return Err(error),
             }
-            edits = self.edits(&base, &target.snapshot, &touched);
-        }
-        match self.send(&base, &target.snapshot, &touched, edits).await? {
-            Step::Accepted(base, reach) => {
-                progress.saved = Some(saved(base, target, reach));
-                Ok(Outcome::Done)
-            }
-            Step::Ended(outcome) => Ok(outcome),
-            Step::Unacceptable(error) => self.save_parts(&base, target, error, progress).await,
         }
     }
 
@@ -385,7 +404,7 @@ impl Commit {
         for (number, draft) in state.drafts.iter().filter(|(_, draft)| draft.is_changed()) {
             let Some(node) = state.node(*number).filter(|node| state.snapshot.is_linked(*node)) else { continue };
             let path = state.snapshot.path(node);
-            if self.aside.covers(&path) {
+            if self.aside.covers(&path) || self.lost.contains_key(&path) {
                 continue;
             }
             // What was written and closed since the save began is another save's: it is not among what is sent.
@@ -400,6 +419,7 @@ impl Commit {
         }
         due.sort_by(|one, other| one.0.cmp(&other.0));
         let files: Vec<_> = due.iter().map(|(_, _, _, draft)| draft.file.clone()).collect();
+        self.renew_own(&files).await?;
         let results = self.writing.store.settle(&files).await;
         let mut saved = Vec::with_capacity(due.len());
         let (mut unfit, mut is_new): (Vec<Blamed>, bool) = (Vec::new(), false);
@@ -408,14 +428,17 @@ impl Commit {
                 Err(error) if error.is_of_the_file() => {
                     self.leave_out(&mut editor, path, *node)?;
                     is_new |= state.base.snapshot.find(path).is_none();
-                    let paths = [(&path[..], Depth::Entry)].into_iter().collect();
-                    unfit.push(Blamed { paths, error: error.into() });
+                    unfit.push(Blamed { paths: entry(path), error: error.into() });
                     continue;
                 }
                 result => result?,
             };
             editor.set_content(*node, &settled.pieces)?;
             saved.push(SavedFile { number: *number, node: *node, settled });
+        }
+        for (path, error) in &self.lost {
+            is_new |= state.base.snapshot.find(path).is_none();
+            unfit.push(Blamed { paths: entry(path), error: error.clone().into() });
         }
         let mut snapshot = editor.finish();
         if let Some(first) = unfit.first_mut().filter(|_| is_new) {
@@ -426,9 +449,11 @@ impl Commit {
             snapshot = graft(&snapshot, base, &gone)?;
             first.paths.extend(&gone);
         }
-        if !self.aside.is_empty() {
+        let mut aside = self.aside.clone();
+        self.lost.keys().for_each(|path| aside.touch(path, Depth::Entry));
+        if !aside.is_empty() {
             // There the server keeps what it has.
-            snapshot = graft(&snapshot, &state.base.snapshot, &self.aside)?;
+            snapshot = graft(&snapshot, &state.base.snapshot, &aside)?;
         }
         Ok(Target { snapshot, files: saved, left, unfit })
     }
@@ -584,6 +609,10 @@ pub(super) async fn read_kept(
     Ok(api.update_collection(uuid, &update, manifest).await?)
 }
 
+fn entry(path: &[u8]) -> Touched {
+    [(path, Depth::Entry)].into_iter().collect()
+}
+
 /// A change that is answered without the manifest.
 fn summarised() -> CollectionUpdate {
     let select = SUMMARY.iter().map(|name| (*name).to_owned()).collect();
@@ -600,7 +629,7 @@ fn is_same(now: &Record<Collection>, before: &Record<Collection>) -> bool {
     now.portable_data_hash == before.portable_data_hash && now.version == before.version
 }
 
-fn unix_now() -> u64 {
+pub(super) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 

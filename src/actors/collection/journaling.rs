@@ -124,7 +124,8 @@ impl CollectionActor {
                 Err(error) => (Err(error), Vec::new()),
             };
             let answer = match result {
-                Ok(Recorded { last: sequence, synced, left_out }) => {
+                Ok(Recorded { last: sequence, synced, bare, left_out }) => {
+                    actor.copy_soon(bare, context);
                     if let Some(sequence) = sequence {
                         actor.local.journal.was_written(change, sequence, again);
                         let frees_others = left_out.is_none() && superseded.is_some() && actor.local.aside.paths() == aside;

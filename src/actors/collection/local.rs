@@ -6,6 +6,7 @@
 use crate::actors::Error;
 use crate::actors::collection::CollectionCell;
 use crate::actors::collection::aside::{Aside, Reason};
+use crate::actors::collection::copying::Copying;
 use crate::actors::collection::guard::Guard;
 use crate::actors::collection::journaling::Pump;
 use crate::actors::collection::saving::Running;
@@ -51,6 +52,7 @@ pub(super) struct Local {
     /// Nobody stops the actor while it has something that is not saved.
     pub(super) keeps: Option<Arc<CollectionCell>>,
     pub(super) journal: Pump,
+    pub(super) copying: Copying,
 }
 
 impl Local {

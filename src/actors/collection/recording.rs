@@ -21,15 +21,35 @@ use chrono::Utc;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// Files with at most so many bytes that are not in Keep have them in the record itself: below this, a file of its own costs
+/// Files with at most so many bytes that no commit has named have them in the record itself: below this, a file of its own costs
 /// more than the bytes.
 const INLINE: u64 = 64 << 10;
+
+/// How contents are written down.
+#[derive(Clone, Copy)]
+struct Form {
+    /// The journal has little room left: of what is in Keep, nothing but locators.
+    is_short: bool,
+    is_durable: bool,
+}
+
+/// What there is to be written down.
+#[derive(Default)]
+struct Found {
+    changes: Vec<Change>,
+    /// See [`Recorded::bare`].
+    bare: Vec<u32>,
+    /// Backing files that the changes name: they must not go before that is written.
+    held: Vec<Arc<Backing>>,
+}
 
 /// What was written down.
 pub(super) struct Recorded {
     pub(super) last: Option<Sequence>,
     /// Whether it is on the disk, where that was asked for.
     pub(super) synced: Result<(), Error>,
+    /// Files of which it has locators that no commit has named yet, instead of the bytes.
+    pub(super) bare: Vec<u32>,
     /// Why a file is not in it: its bytes could not be brought to the disk, or read there. Whoever waits for the record may wait
     /// for that file.
     pub(super) left_out: Option<Error>,
@@ -46,14 +66,13 @@ pub(super) async fn record(
     files: &HashSet<u32>,
     durable: bool,
 ) -> Result<Recorded, Error> {
-    let mut changes = Vec::new();
-    // Until the record that names them is written.
-    let mut held = Vec::new();
-    let mut left_out = None;
+    let (mut found, mut left_out) = (Found::default(), None);
+    let form = Form { is_short: journal.is_filling(), is_durable: durable };
     for (path, depth) in touched.iter() {
-        let problem = of_path(state, path, depth, files, durable, (&mut changes, &mut held)).await?;
+        let problem = of_path(state, path, depth, files, form, &mut found).await?;
         left_out = left_out.or(problem);
     }
+    let Found { mut changes, bare, held } = found;
     if left_out.is_some() {
         // It may have come to where it is left out by a move: then its old name stays, or a replay would leave it neither.
         changes = without_removals(changes);
@@ -68,7 +87,7 @@ pub(super) async fn record(
         drop(held);
         // What is in the journal has to be settled there one day, whether it is on the disk or not.
         let synced = if durable { journal.sync().map_err(Error::from) } else { Ok(()) };
-        Ok(Recorded { last, synced, left_out })
+        Ok(Recorded { last, synced, bare, left_out })
     });
     work.await.map_err(|error| Error::Failed(format!("writing to the journal: {error}")))?
 }
@@ -92,29 +111,29 @@ async fn of_path(
     path: &[u8],
     depth: Depth,
     files: &HashSet<u32>,
-    durable: bool,
-    (changes, held): (&mut Vec<Change>, &mut Vec<Arc<Backing>>),
+    form: Form,
+    found: &mut Found,
 ) -> Result<Option<Error>, Error> {
     let mut left_out = None;
     let (base, mine) = (&state.base.snapshot, &state.snapshot);
     let (before, now) = (base.find(path), mine.find(path));
     // Also what the server never had: an earlier record may speak of it.
     let Some(now) = now else {
-        changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
+        found.changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
         return Ok(None);
     };
     let is_directory = mine.is_directory(now);
     let same_kind = before.is_some_and(|before| base.is_directory(before) == is_directory);
     let replaces = (before.is_some() && !same_kind) || depth == Depth::Tree;
     if replaces {
-        changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
+        found.changes.push(change(Operation::Remove { path: path.to_vec() }, bases(base, path, before)));
     }
     let mut pending = vec![(path.to_vec(), now)];
     while let Some((path, node)) = pending.pop() {
         let recorded = bases(base, &path, base.find(&path).filter(|before| !base.is_directory(*before)));
         if mine.is_directory(node) {
             if !path.is_empty() {
-                changes.push(change(Operation::MakeDirectory { path: path.clone() }, recorded));
+                found.changes.push(change(Operation::MakeDirectory { path: path.clone() }, recorded));
             }
             if depth == Depth::Tree {
                 for child in mine.children(node) {
@@ -132,7 +151,7 @@ async fn of_path(
         let content = match state.draft(number) {
             // Where it came to this name only now, no earlier record has what was promised of it.
             Some(draft) if draft.is_open() && !files.contains(&number) && !replaces => continue,
-            Some(draft) => match persist(&draft.file, durable, held).await {
+            Some(draft) => match persist(&draft.file, form, &mut found.held).await {
                 // Earlier records may have more of it, and the others are not to suffer.
                 Err(error) if error.is_of_the_file() => {
                     tracing::error!(path = %String::from_utf8_lossy(&path), %error, "a file cannot be written to the journal");
@@ -143,20 +162,19 @@ async fn of_path(
             },
             None => stored(mine, node),
         };
+        if content.is_bare() {
+            found.bare.push(number);
+        }
         let modified = state.modified(number);
-        changes.push(change(Operation::File { path, content, modified }, recorded));
+        found.changes.push(change(Operation::File { path, content, modified }, recorded));
     }
     Ok(left_out)
 }
 
 /// What a record says of a file. The backing file that it names, if it names one, is among those that are `held`.
-async fn persist(
-    file: &DirtyFile,
-    durable: bool,
-    held: &mut Vec<Arc<Backing>>,
-) -> Result<Content, crate::dirty::Error> {
+async fn persist(file: &DirtyFile, form: Form, held: &mut Vec<Arc<Backing>>) -> Result<Content, crate::dirty::Error> {
     loop {
-        let content = file.persist(INLINE, durable).await?;
+        let content = file.persist(INLINE, form.is_short, form.is_durable).await?;
         let Some(number) = content.backing else { return Ok(content) };
         // Otherwise somebody wrote on meanwhile, and it went to another.
         if let Some(backing) = file.hold(number) {
@@ -204,6 +222,7 @@ fn stored(snapshot: &Snapshot, node: NodeId) -> Content {
             locator: piece.block.as_str().to_owned(),
             block_size: piece.block_size,
             offset: piece.offset,
+            own: false,
         },
     };
     Content { size: snapshot.size(node), backing: None, extents: snapshot.pieces(node).map(extent).collect() }
@@ -449,8 +468,11 @@ impl Writing {
         due.sort_by(|one, other| one.0.cmp(&other.0));
         let files: Vec<_> = due.iter().map(|(_, _, draft)| draft.file.clone()).collect();
         let mut editor = state.snapshot.edit();
-        for ((_, node, _), settled) in due.iter().zip(self.store.settle(&files).await) {
-            editor.set_content(*node, &settled?.pieces)?;
+        for ((_, node, draft), settled) in due.iter().zip(self.store.settle(&files).await) {
+            let settled = settled?;
+            // Whoever reads the manifest goes on from there, and no commit of ours will.
+            draft.file.was_saved(&settled.pieces);
+            editor.set_content(*node, &settled.pieces)?;
         }
         Ok(editor.finish().to_manifest(crate::keep::manifest::Form::Python))
     }

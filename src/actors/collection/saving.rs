@@ -19,6 +19,7 @@ use crate::dirty::DirtyFile;
 use crate::journal::Sent;
 use crate::tree::commit::{Depth, Touched};
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -292,6 +293,7 @@ impl CollectionActor {
             text: self.local.text.take(),
             guard: self.local.guard.plan(Instant::now()),
             change,
+            lost: BTreeMap::new(),
             sent: Vec::new(),
             prepared: None,
         };
@@ -383,7 +385,7 @@ impl CollectionActor {
             collection = self.cell.key(),
             path = names.join(", "),
             cause = %error,
-            remedy = "rename it, or change what is in it",
+            remedy = error.remedy_of_path(),
             "this path cannot be saved, and all others are: it stays in the mount and in the journal, and is tried again when it \
              is changed, when its folder is synchronised and when the mount ends"
         );

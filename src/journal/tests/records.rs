@@ -16,11 +16,8 @@ fn moment() -> impl Strategy<Value = DateTime<Utc>> {
 
 fn content() -> impl Strategy<Value = Content> {
     let source = prop_oneof![
-        ("[0-9a-f]{32}", any::<u64>(), any::<u64>()).prop_map(|(locator, block_size, offset)| Source::Stored {
-            locator,
-            block_size,
-            offset
-        }),
+        ("[0-9a-f]{32}", any::<u64>(), any::<u64>(), any::<bool>())
+            .prop_map(|(locator, block_size, offset, own)| { Source::Stored { locator, block_size, offset, own } }),
         Just(Source::Backing),
         Just(Source::Hole),
         vec(any::<u8>(), 0..40).prop_map(|bytes| Source::Inline(bytes.into())),

@@ -212,14 +212,18 @@ impl HttpKeep {
         Err(Problem::Status { status, text })
     }
 
+    /// Asks a service for a block, and waits for the head of its answer.
+    async fn ask(&self, method: Method, service: &Service, locator: &Locator, round: u32) -> Result<Response, Problem> {
+        // The hash in lower case: keepstore knows no other (protocol.md 7), manifests may have it.
+        let hints = locator.as_str().get(32..).unwrap_or_default();
+        let request = self.request(method, service, &format!("{}{hints}", locator.hash()), round)?;
+        self.exchange(service, request, FIRST_BYTE).await
+    }
+
     async fn fetch(&self, service: &Service, locator: &Locator, size: usize, round: u32) -> Result<Bytes, Problem> {
         let _permit = self.network.keep_permit().await;
-        // The hash in lower case: keepstore knows no other (protocol.md 7), manifests may have it.
-        let hash = locator.hash();
-        let hints = locator.as_str().get(32..).unwrap_or_default();
-        let request = self.request(Method::GET, service, &format!("{hash}{hints}"), round)?;
-        let response = self.exchange(service, request, FIRST_BYTE).await?;
-        let block = receive::receive(response, hash, size).await.inspect_err(|problem| {
+        let response = self.ask(Method::GET, service, locator, round).await?;
+        let block = receive::receive(response, locator.hash(), size).await.inspect_err(|problem| {
             if problem.verdict() == Verdict::Damaged {
                 self.traffic.damaged.fetch_add(1, Ordering::Relaxed);
             }
@@ -283,6 +287,25 @@ impl Keep for HttpKeep {
                 break;
             }
             sleep(pause).await;
+        }
+        match findings.problems.is_empty() {
+            true => Err(Error::NoKeepServices),
+            false => Err(findings.error(locator)),
+        }
+    }
+
+    /// One round: who asks has other ways if there is no answer.
+    async fn check(&self, locator: &Locator) -> Result<()> {
+        let list = self.services(None).await?;
+        let mut order = list.reading(&locator.hash().to_string(), locator.as_text().keep_services());
+        self.health.sort(&mut order);
+        let mut findings = Findings::default();
+        for service in &order {
+            let _permit = self.network.keep_permit().await;
+            match self.ask(Method::HEAD, service, locator, 0).await {
+                Ok(_) => return Ok(()),
+                Err(problem) => findings.add(service, problem),
+            }
         }
         match findings.problems.is_empty() {
             true => Err(Error::NoKeepServices),

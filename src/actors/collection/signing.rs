@@ -1,0 +1,83 @@
+//! Blocks that the server must take from us with a save: whether their signatures are good, and what is done if not.
+//!
+//! Every block that a request names must be signed for our token and for now, or the whole request is refused (403, without a word
+//! of which block, protocol.md 4.2). What the base has is signed anew by reading it again. What was written here no collection
+//! names yet: it is renewed before its signatures end ([`DirtyStore::renew`](crate::dirty::DirtyStore::renew)), and when a save is refused
+//! for want of permission, Keep is asked which blocks it would give us. Those that it refuses are stored anew from what is at
+//! hand. A file whose bytes are not, since an earlier mount with another token had brought them to Keep, holds back itself and no
+//! other.
+
+use crate::actors::Error;
+use crate::actors::collection::commit::{Commit, unix_now};
+use crate::dirty::{self, DirtyFile};
+use crate::keep::Locator;
+use crate::tree::commit::{Depth, Touched};
+use crate::tree::{NodeId, Snapshot};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Blocks of ours are stored anew when less than this share of the life of a signature is left: early enough that it is done some
+/// times over before that ends, however seldom a server that refuses saves is tried.
+const RENEWED_WITHIN: u64 = 4;
+
+impl Commit {
+    /// Stores anew what was stored so long ago that its signatures end before long.
+    pub(super) async fn renew_own(&self, files: &[Arc<DirtyFile>]) -> Result<(), Error> {
+        let life = self.environment.api.discovery().await?.blob_signature_ttl;
+        self.writing.store.renew(files, unix_now() + life / RENEWED_WITHIN).await;
+        Ok(())
+    }
+
+    /// A save was refused, maybe for the blocks in it. `true`: it was, and the next one will be without them.
+    pub(super) async fn has_given_up_blocks(&mut self, target: &Snapshot) -> bool {
+        let base = &self.state.base.snapshot;
+        // What the base has the server has signed for us.
+        let is_ours = |locator: &Locator| base.find_locator(locator.hash()).is_none();
+        let files = files_at(target, &self.touched);
+        let locators: HashSet<Locator> =
+            files.iter().flat_map(|(_, node)| target.pieces(*node)).map(|piece| piece.block).filter(is_ours).collect();
+        let refused = self.writing.store.refused(locators).await;
+        if refused.is_empty() {
+            return false;
+        }
+        tracing::warn!(
+            collection = self.cell.key(),
+            blocks = refused.len(),
+            "blocks that were brought to Keep earlier are not signed for this token and time: they are stored anew where their bytes \
+             are at hand"
+        );
+        let hashes: HashSet<_> = refused.iter().map(Locator::hash).collect();
+        for (path, node) in files {
+            if !target.pieces(node).any(|piece| refused.contains(&piece.block)) {
+                continue;
+            }
+            let shown = self.state.snapshot.find(&path).map(|node| self.state.number(node));
+            let draft = shown.and_then(|number| self.state.draft(number).cloned());
+            let bytes = match draft {
+                Some(draft) => draft.file.forget(|locator| hashes.contains(&locator.hash())).await,
+                None => target.size(node),
+            };
+            if bytes > 0 {
+                self.lost.insert(path, dirty::Error::Unsigned { bytes });
+            }
+        }
+        true
+    }
+}
+
+/// The files at or below the paths that were touched.
+fn files_at(tree: &Snapshot, touched: &Touched) -> Vec<(Vec<u8>, NodeId)> {
+    let mut files = Vec::new();
+    for (path, depth) in touched.iter() {
+        let mut pending: Vec<(NodeId, bool)> =
+            tree.find(path).map(|node| (node, depth == Depth::Tree)).into_iter().collect();
+        while let Some((node, is_whole)) = pending.pop() {
+            if !tree.is_directory(node) {
+                files.push((tree.path(node), node));
+            } else if is_whole {
+                pending.extend(tree.children(node).map(|child| (child, true)));
+            }
+        }
+    }
+    files
+}

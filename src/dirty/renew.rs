@@ -1,0 +1,187 @@
+//! Blocks that this mount has brought to Keep and no commit has named yet, and what is done so that a commit can name them.
+//!
+//! Their locators are signed for one token and one time, and only who has the bytes can get new ones. Of what is at hand (in
+//! the backing file, or in memory as the short last piece) that is simple: it counts as not stored, and is stored with the
+//! next settling. Of the rest the bytes are fetched while the signature is good: to be stored anew before it ends, or into
+//! the backing file, for the journal.
+//!
+//! Nothing here waits for a turn or for memory while it has the other: what is fetched into a file is leased first, as what
+//! is written is, and settling finds its block beside that.
+
+use super::error::Error;
+use super::extents::{Extent, Origin, Source};
+use super::file::DirtyFile;
+use super::store::DirtyStore;
+use crate::keep::Locator;
+use crate::keep::manifest::Piece;
+use futures_util::stream::{self, StreamExt};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Questions to Keep at a time whether it takes a signature: each is a short request.
+const QUESTIONS: usize = 8;
+
+impl DirtyFile {
+    /// Blocks of which there is nothing but the locator, though no commit has named them yet.
+    fn bare(&self) -> Vec<Locator> {
+        let mut bare = Vec::new();
+        let state = self.state();
+        for extent in state.extents.iter() {
+            if let Source::Stored { locator, origin: Origin::Own, .. } = &extent.source
+                && state.end_of(&extent).is_none()
+                && !self.store.is_zeros(locator)
+                && bare.last() != Some(locator)
+            {
+                bare.push(locator.clone());
+            }
+        }
+        bare
+    }
+
+    /// Some of it is in blocks that no commit has named yet and whose signatures end before this time (seconds since 1970).
+    fn has_older(&self, end: u64) -> bool {
+        let is_older = |source: &Source| match source {
+            Source::Stored { locator, origin, .. } => *origin != Origin::Named && ends_before(locator, end),
+            _ => false,
+        };
+        self.state().extents.any(is_older)
+    }
+
+    /// Fetches what is in blocks that no commit has named yet into the backing file, as long as there is room for it there and in
+    /// memory. Whether anything was fetched. Errors: Keep does not give a block, or the disk does not take it.
+    pub async fn copy(&self) -> Result<bool, Error> {
+        let mut has_copied = false;
+        for locator in self.bare() {
+            let size = locator.size().unwrap_or_default();
+            let lease = usize::try_from(size).ok().and_then(|size| self.store.allowance.lease(size));
+            let Some(_lease) = lease.filter(|_| self.store.has_room_for_copies(size)) else { continue };
+            let block = self.store.keep.get(&locator).await?;
+            let turn = self.turn().await;
+            let is_of_it = |extent: &Extent| match &extent.source {
+                Source::Stored { locator: other, origin: Origin::Own, .. } => *other == locator,
+                _ => false,
+            };
+            let extents: Vec<Extent> = self.state().extents.iter().filter(is_of_it).collect();
+            for Extent { start, length, source } in extents {
+                let Source::Stored { offset, .. } = source else { continue };
+                let range = usize::try_from(offset).ok().zip(usize::try_from(offset + length).ok());
+                let (low, high) = range.filter(|(_, high)| *high <= block.len()).ok_or(Error::BrokenOff)?;
+                self.write_backing(&turn, start, block.slice(low..high)).await?;
+                self.state().mark_copied(start, length, true);
+                has_copied = true;
+            }
+        }
+        Ok(has_copied)
+    }
+
+    /// From now on these blocks count as not stored, where their bytes are at hand. Returns how many bytes are not.
+    pub async fn forget(&self, is_meant: impl Fn(&Locator) -> bool) -> u64 {
+        let turn = self.turn().await;
+        let meant = |extent: &Extent| match &extent.source {
+            Source::Stored { locator, .. } => is_meant(locator),
+            _ => false,
+        };
+        let (mut lost, mut ends) = (0, Vec::new());
+        {
+            let mut state = self.state();
+            let extents: Vec<Extent> = state.extents.iter().filter(meant).collect();
+            for Extent { start, length, source } in extents {
+                let is_zeros = matches!(&source, Source::Stored { locator, .. } if self.store.is_zeros(locator));
+                let extent = Extent { start, length, source };
+                if extent.source.is_in_backing() {
+                    state.extents.replace(start, length, Source::Backing);
+                } else if let Some(bytes) = state.end_of(&extent) {
+                    ends.push((start, bytes));
+                } else if is_zeros {
+                    state.extents.replace(start, length, Source::Hole);
+                } else {
+                    lost += length;
+                }
+            }
+        }
+        for (start, bytes) in ends {
+            let length = bytes.len() as u64;
+            let tail = self.store.tail_of(start, &bytes);
+            {
+                let mut state = self.state();
+                if let Some(tail) = tail.filter(|_| state.tail.is_none() && start + length == state.extents.size()) {
+                    state.extents.replace(start, length, Source::Memory);
+                    state.tail = Some(tail);
+                    continue;
+                }
+            }
+            match self.write_backing(&turn, start, bytes).await {
+                Ok(()) => self.state().extents.replace(start, length, Source::Backing),
+                Err(_) => lost += length,
+            }
+        }
+        lost
+    }
+
+    /// A commit has named these blocks.
+    pub fn was_saved(&self, pieces: &[Piece<Locator>]) {
+        let blocks: HashSet<&Locator> = pieces.iter().map(|piece| &piece.block).collect();
+        // A writer may be about to need the backing file; then it stays for now.
+        let turn = self.turn.try_lock();
+        let mut state = self.state();
+        state.extents.change(|extent| match &extent.source {
+            Source::Stored { locator, block_size, offset, origin }
+                if *origin != Origin::Named && blocks.contains(locator) =>
+            {
+                let (locator, block_size, offset) = (locator.clone(), *block_size, *offset);
+                Some(Source::Stored { locator, block_size, offset, origin: Origin::Named })
+            }
+            _ => None,
+        });
+        let unused = turn.is_ok().then(|| state.drop_unused_backing()).flatten();
+        drop(state);
+        // Taking it away is work for a disk, and this is called where nobody may wait for one.
+        unused.into_iter().for_each(|backing| self.store.retire(backing));
+    }
+}
+
+impl DirtyStore {
+    /// Sees to it that blocks which no commit has named yet, and whose signatures end before `end` (seconds since 1970), are stored
+    /// anew, now or with the next settling. What cannot be had stays as it is.
+    pub async fn renew(self: &Arc<Self>, files: &[Arc<DirtyFile>], end: u64) {
+        for file in files.iter().filter(|file| file.has_older(end)) {
+            for locator in file.bare().into_iter().filter(|locator| ends_before(locator, end)) {
+                if let Err(error) = self.renew_block(file, &locator).await {
+                    tracing::debug!(block = %locator.hash(), %error, "a block whose signature is about to end cannot be stored anew");
+                }
+            }
+            file.forget(|locator| ends_before(locator, end)).await;
+        }
+    }
+
+    async fn renew_block(&self, file: &DirtyFile, locator: &Locator) -> Result<(), Error> {
+        let _permit = self.permits.acquire().await.map_err(|_| Error::BrokenOff)?;
+        let size = locator.size().and_then(|size| usize::try_from(size).ok()).ok_or(Error::BrokenOff)?;
+        let _charge = self.allowance.budget.charge(size).await.map_err(|_| Error::TooLarge { size: size as u64 })?;
+        let block = self.keep.get(locator).await?;
+        let newer = self.put(block, file.request()).await?;
+        file.state().extents.change(|extent| match &extent.source {
+            Source::Stored { locator: other, block_size, offset, origin } if other == locator => {
+                let (block_size, offset, origin) = (*block_size, *offset, *origin);
+                Some(Source::Stored { locator: newer.clone(), block_size, offset, origin })
+            }
+            _ => None,
+        });
+        Ok(())
+    }
+
+    /// Those of these blocks that Keep refuses to this mount, or does not have.
+    pub async fn refused(&self, locators: HashSet<Locator>) -> HashSet<Locator> {
+        let questions = stream::iter(locators).map(|locator| async {
+            let answer = self.keep.check(&locator).await;
+            let is_refused = answer.is_err_and(|error| error.is_refused_signature() || error.is_not_found());
+            is_refused.then_some(locator)
+        });
+        questions.buffer_unordered(QUESTIONS).filter_map(std::future::ready).collect().await
+    }
+}
+
+/// Whether the signature ends before this time.
+fn ends_before(locator: &Locator, end: u64) -> bool {
+    locator.signature().is_some_and(|hint| hint.expiry < end)
+}

@@ -1,0 +1,147 @@
+//! Blocks that were brought to Keep before their save succeeded are signed for one token and one time. What is in them must
+//! arrive although the save comes later, or from a mount with another token.
+
+use crate::fixture::Fixture;
+use crate::mount_support::files::{append, errno, open, save};
+use crate::mount_support::writer::is_ours;
+use crate::support::until;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// More than a block.
+const LARGE: usize = (64 << 20) + (5 << 20);
+
+fn content(seed: u8, length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed).collect()
+}
+
+/// New files of all sizes, and changes to those that are there; what must be on the server. Whether closing succeeds is the
+/// caller's to say.
+fn write_all(path: &Path, closes: bool) -> BTreeMap<&'static str, Vec<u8>> {
+    let new = [("small", 20), ("in the log", 60_000), ("medium", 3 << 20), ("large", LARGE)];
+    let mut expected: BTreeMap<_, _> = (1..).zip(new).map(|(seed, (name, size))| (name, content(seed, size))).collect();
+    for (name, data) in &expected {
+        assert_eq!(errno(save(&path.join(name), data)) == 0, closes, "{name}");
+    }
+    assert_eq!(errno(append(&path.join("a"), b" and more")) == 0, closes);
+    expected.insert("a", b"first and more".to_vec());
+    let patched = open(&path.join("d/b"), libc::O_RDWR).unwrap();
+    patched.write_all_at(b"X", 2).unwrap();
+    drop(patched);
+    expected.insert("d/b", b"seXond".to_vec());
+    expected
+}
+
+fn all_is_saved(fixture: &Fixture, expected: &BTreeMap<&'static str, Vec<u8>>) -> bool {
+    let files = fixture.client.files(&fixture.made.uuid);
+    files.len() == expected.len() && expected.iter().all(|(name, data)| files.get(*name) == Some(data))
+}
+
+/// What waits in the journals of the mount is there with its bytes, but for one file.
+fn until_journals_have_all(fixture: &Fixture, but: &str) {
+    until("the journal to have the bytes", || {
+        let accounts = fs::read_dir(fixture.writer.journal()).unwrap().flatten();
+        let journals = accounts.flat_map(|account| fs::read_dir(account.path()).unwrap().flatten());
+        let mut logs = journals.map(|journal| arvados::journal::Contents::read(&journal.path()).unwrap());
+        logs.all(|contents| {
+            let mut changes = contents.pending.collections.values().flat_map(BTreeMap::values);
+            !changes.any(|change| match &change.operation {
+                arvados::journal::Operation::File { path, content, .. } => path != but.as_bytes() && content.is_bare(),
+                _ => false,
+            })
+        })
+    });
+}
+
+/// Under `--sync=close` the blocks are in Keep when the save fails, under `--sync=fsync` full ones are there when a file is closed.
+#[test]
+fn what_was_written_outlives_the_signatures_of_its_blocks() {
+    if !is_ours() {
+        return;
+    }
+    for mode in ["--sync=close", "--sync=fsync"] {
+        let mut fixture = Fixture::new(&[mode, "--retries=0"]);
+        let path = fixture.path();
+        fixture.refuse_saves(503);
+        fixture.control("config", json!({"sign_expiry": 8}));
+        let expected = write_all(&path, mode == "--sync=fsync");
+        // A save that fails, so that it is known that this takes longer.
+        assert_ne!(errno(fs::File::open(&path).unwrap().sync_all()), 0);
+        until_journals_have_all(&fixture, "");
+        std::thread::sleep(Duration::from_secs(10));
+        for (name, data) in &expected {
+            assert!(fs::read(path.join(name)).unwrap() == *data, "{mode}: {name} can be read");
+        }
+        fixture.refuse_saves(0);
+        fixture.control("config", json!({"sign_expiry": null}));
+        until("a save to succeed", || fs::File::open(&path).unwrap().sync_all().is_ok());
+        assert!(all_is_saved(&fixture, &expected), "{mode}");
+        fixture.writer.unmount_well();
+    }
+}
+
+/// The token has expired: the server answers 401, and there is another one when somebody mounts again.
+#[test]
+fn unsaved_data_of_a_killed_mount_are_saved_with_another_token() {
+    if !is_ours() {
+        return;
+    }
+    for mode in ["--sync=close", "--sync=fsync"] {
+        let mut fixture = Fixture::new(&[mode, "--retries=0"]);
+        let path = fixture.path();
+        fixture.refuse_saves(401);
+        let expected = write_all(&path, mode == "--sync=fsync");
+        assert_ne!(errno(fs::File::open(&path).unwrap().sync_all()), 0);
+        until_journals_have_all(&fixture, "");
+        fixture.writer.kill();
+        fixture.writer.clear();
+        fixture.refuse_saves(0);
+        let token = fixture.cluster.new_token();
+        assert_ne!(token, fixture.writer.token());
+        fixture.writer.use_token(&token);
+        fixture.writer.start_again();
+        for (name, data) in &expected {
+            assert!(fs::read(path.join(name)).unwrap() == *data, "{mode}: {name} can be read");
+        }
+        until("all to be saved", || all_is_saved(&fixture, &expected));
+        fixture.writer.unmount_well();
+        assert!(!fixture.writer.log().contains("not signed for this token"), "nothing had to be refused first");
+    }
+}
+
+/// Where the journal has no room for the bytes it has locators, which are good for one token only.
+#[test]
+fn file_whose_blocks_another_token_cannot_save_holds_back_no_other() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--retries=0", "--journal-size=100M"]);
+    let path = fixture.path();
+    fixture.refuse_saves(401);
+    let expected = write_all(&path, false);
+    until_journals_have_all(&fixture, "large");
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.refuse_saves(0);
+    let old = fixture.writer.token().to_owned();
+    let token = fixture.cluster.new_token();
+    fixture.writer.use_token(&token);
+    fixture.writer.start_again();
+    let mut without = expected.clone();
+    without.remove("large");
+    until("the others to be saved", || all_is_saved(&fixture, &without));
+    save(&path.join("new"), b"new").unwrap();
+    assert!(fixture.server_has("new", b"new"), "and what comes later");
+    let log = fixture.writer.log();
+    let line = log.lines().find(|line| line.contains("this path cannot be saved")).expect(&log);
+    assert!(line.contains("large") && line.contains("another token") && !line.contains("medium"), "{line}");
+    assert!(!fixture.writer.unmount().success(), "something is not saved");
+    fixture.writer.use_token(&old);
+    fixture.writer.start_again();
+    until("the rest to be saved", || fixture.server_has("large", &expected["large"]));
+    fixture.writer.unmount_well();
+}
