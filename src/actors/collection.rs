@@ -45,7 +45,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 mod aside;
 mod commit;
-mod copying;
+pub mod copying;
 pub mod draft;
 pub mod earlier;
 pub mod echo;

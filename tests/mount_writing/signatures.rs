@@ -113,6 +113,30 @@ fn unsaved_data_of_a_killed_mount_are_saved_with_another_token() {
     }
 }
 
+/// Under `--sync=exit` the end of the mount is the first save of all.
+#[test]
+fn mount_that_cannot_save_at_its_end_leaves_all_to_one_with_another_token() {
+    if !is_ours() {
+        return;
+    }
+    for mode in ["--sync=close", "--sync=exit"] {
+        let mut fixture = Fixture::new(&[mode, "--retries=0"]);
+        let path = fixture.path();
+        if mode == "--sync=close" {
+            fixture.refuse_saves(401);
+        }
+        let expected = write_all(&path, mode == "--sync=exit");
+        fixture.refuse_saves(401);
+        assert!(!fixture.writer.unmount().success(), "{mode}");
+        fixture.refuse_saves(0);
+        let token = fixture.cluster.new_token();
+        fixture.writer.use_token(&token);
+        fixture.writer.start_again();
+        until("all to be saved", || all_is_saved(&fixture, &expected));
+        fixture.writer.unmount_well();
+    }
+}
+
 /// Where the journal has no room for the bytes it has locators, which are good for one token only.
 #[test]
 fn file_whose_blocks_another_token_cannot_save_holds_back_no_other() {
