@@ -63,6 +63,7 @@ pub mod operation;
 mod overwritten;
 mod recording;
 pub mod recovering;
+mod renewing;
 pub mod saving;
 mod sent;
 mod signing;

@@ -84,6 +84,17 @@ impl DirtyFile {
         Ok(copied)
     }
 
+    /// Puts other locators of the same blocks in the place of those for which `newer` has one.
+    pub fn sign(&self, newer: impl Fn(&Locator) -> Option<Locator>) {
+        self.state().extents.change(|extent| match &extent.source {
+            Source::Stored { locator, block_size, offset, origin } => {
+                let (block_size, offset, origin) = (*block_size, *offset, *origin);
+                newer(locator).map(|locator| Source::Stored { locator, block_size, offset, origin })
+            }
+            _ => None,
+        });
+    }
+
     /// From now on these blocks count as not stored, where their bytes are at hand. Returns how many bytes are not.
     pub async fn forget(&self, is_meant: impl Fn(&Locator) -> bool) -> u64 {
         let turn = self.turn().await;
@@ -170,13 +181,7 @@ impl DirtyStore {
         let _charge = self.allowance.budget.charge(size).await.map_err(|_| Error::TooLarge { size: size as u64 })?;
         let block = self.keep.get(locator).await?;
         let newer = self.put(block, file.request()).await?;
-        file.state().extents.change(|extent| match &extent.source {
-            Source::Stored { locator: other, block_size, offset, origin } if other == locator => {
-                let (block_size, offset, origin) = (*block_size, *offset, *origin);
-                Some(Source::Stored { locator: newer.clone(), block_size, offset, origin })
-            }
-            _ => None,
-        });
+        file.sign(|other| (other == locator).then(|| newer.clone()));
         Ok(())
     }
 
