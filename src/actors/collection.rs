@@ -46,7 +46,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 mod aside;
 mod commit;
-mod copying;
+pub mod copying;
 pub mod draft;
 pub mod earlier;
 pub mod echo;
@@ -64,6 +64,7 @@ pub mod operation;
 mod overwritten;
 mod recording;
 pub mod recovering;
+mod renewing;
 pub mod saving;
 mod sent;
 mod signing;

@@ -1,5 +1,6 @@
 //! What all actors work with: the API, the runtime for I/O, and the user's choices.
 
+use crate::actors::collection::copying::Copies;
 use crate::actors::collection::earlier::Earlier;
 use crate::actors::collection::guard::CommitGuard;
 use crate::actors::collection::housekeeper::Housekeeper;
@@ -54,6 +55,7 @@ pub struct Writing {
     pub knows_replace_files: AtomicBool,
     pub housekeeper: Housekeeper,
     pub earlier: Earlier,
+    pub copies: Copies,
 }
 
 impl Writing {

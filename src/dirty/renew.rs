@@ -21,6 +21,13 @@ use std::sync::Arc;
 /// Questions to Keep at a time whether it takes a signature: each is a short request.
 const QUESTIONS: usize = 8;
 
+/// What was fetched of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    pub any: bool,
+    pub all: bool,
+}
+
 impl DirtyFile {
     /// Blocks of which there is nothing but the locator, though no commit has named them yet.
     fn bare(&self) -> Vec<Locator> {
@@ -48,13 +55,16 @@ impl DirtyFile {
     }
 
     /// Fetches what is in blocks that no commit has named yet into the backing file, as long as there is room for it there and in
-    /// memory. Whether anything was fetched. Errors: Keep does not give a block, or the disk does not take it.
-    pub async fn copy(&self) -> Result<bool, Error> {
-        let mut has_copied = false;
+    /// memory. Errors: Keep does not give a block, or the disk does not take it.
+    pub async fn copy(&self) -> Result<Copied, Error> {
+        let mut copied = Copied { any: false, all: true };
         for locator in self.bare() {
             let size = locator.size().unwrap_or_default();
             let lease = usize::try_from(size).ok().and_then(|size| self.store.allowance.lease(size));
-            let Some(_lease) = lease.filter(|_| self.store.has_room_for_copies(size)) else { continue };
+            let Some(_lease) = lease.filter(|_| self.store.has_room_for_copies(size)) else {
+                copied.all = false;
+                continue;
+            };
             let block = self.store.keep.get(&locator).await?;
             let turn = self.turn().await;
             let is_of_it = |extent: &Extent| match &extent.source {
@@ -68,10 +78,21 @@ impl DirtyFile {
                 let (low, high) = range.filter(|(_, high)| *high <= block.len()).ok_or(Error::BrokenOff)?;
                 self.write_backing(&turn, start, block.slice(low..high)).await?;
                 self.state().mark_copied(start, length, true);
-                has_copied = true;
+                copied.any = true;
             }
         }
-        Ok(has_copied)
+        Ok(copied)
+    }
+
+    /// Puts other locators of the same blocks in the place of those for which `newer` has one.
+    pub fn sign(&self, newer: impl Fn(&Locator) -> Option<Locator>) {
+        self.state().extents.change(|extent| match &extent.source {
+            Source::Stored { locator, block_size, offset, origin } => {
+                let (block_size, offset, origin) = (*block_size, *offset, *origin);
+                newer(locator).map(|locator| Source::Stored { locator, block_size, offset, origin })
+            }
+            _ => None,
+        });
     }
 
     /// From now on these blocks count as not stored, where their bytes are at hand. Returns how many bytes are not.
@@ -160,13 +181,7 @@ impl DirtyStore {
         let _charge = self.allowance.budget.charge(size).await.map_err(|_| Error::TooLarge { size: size as u64 })?;
         let block = self.keep.get(locator).await?;
         let newer = self.put(block, file.request()).await?;
-        file.state().extents.change(|extent| match &extent.source {
-            Source::Stored { locator: other, block_size, offset, origin } if other == locator => {
-                let (block_size, offset, origin) = (*block_size, *offset, *origin);
-                Some(Source::Stored { locator: newer.clone(), block_size, offset, origin })
-            }
-            _ => None,
-        });
+        file.sign(|other| (other == locator).then(|| newer.clone()));
         Ok(())
     }
 

@@ -506,7 +506,7 @@ async fn blocks_whose_signatures_have_ended_are_stored_anew_from_their_copies() 
         let (file, bytes, settled) = settled_file(&rig).await;
         assert!(file.persist(0, false, false).await.unwrap().is_bare());
         if copies {
-            assert!(file.copy().await.unwrap());
+            assert_eq!(file.copy().await.unwrap(), Copied { any: true, all: true });
             assert!(!file.persist(0, false, false).await.unwrap().is_bare());
         }
         rig.keep.now.store(LIFE + 1, Ordering::SeqCst);
@@ -530,7 +530,7 @@ async fn blocks_whose_signatures_have_ended_are_stored_anew_from_their_copies() 
 async fn copies_go_when_a_commit_has_named_the_blocks() {
     let rig = rig(100, 1000, 400, 1 << 20);
     let (file, bytes, settled) = settled_file(&rig).await;
-    assert!(file.copy().await.unwrap() && rig.scratch.used() > 200);
+    assert!(file.copy().await.unwrap().all && rig.scratch.used() > 200);
     file.was_saved(&settled.pieces);
     assert!(rig.store.sweep(|_| false, || true));
     assert_eq!((rig.scratch.used(), file.backing()), (0, None));
@@ -544,7 +544,7 @@ async fn copies_go_when_a_commit_has_named_the_blocks() {
 async fn copies_leave_half_of_the_room_to_writers() {
     let rig = rig(100, 1000, 400, 300);
     let (file, ..) = settled_file(&rig).await;
-    file.copy().await.unwrap();
+    assert!(!file.copy().await.unwrap().all);
     assert!(rig.scratch.used() <= 150, "{}", rig.scratch.used());
     assert!(file.persist(0, false, false).await.unwrap().is_bare());
     file.discard();

@@ -2,12 +2,13 @@
 //! arrive although the save comes later, or from a mount with another token.
 
 use crate::fixture::Fixture;
-use crate::mount_support::files::{append, errno, open, save};
+use crate::mount_support::files::{append, close, errno, open, save};
 use crate::mount_support::writer::is_ours;
 use crate::support::until;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -84,6 +85,46 @@ fn what_was_written_outlives_the_signatures_of_its_blocks() {
     }
 }
 
+/// The blocks that are full are in Keep, and no save names them before the file is closed.
+#[test]
+fn file_that_is_written_for_longer_than_a_signature_lives_is_saved() {
+    let mut fixture = Fixture::new(&["--sync=close"]);
+    let path = fixture.path();
+    fixture.writer.unmount_well();
+    fixture.control("config", json!({"ttl": 20}));
+    fixture.writer.start_again();
+    let data = content(1, LARGE);
+    let mut file = fs::File::create(path.join("large")).unwrap();
+    file.write_all(&data).unwrap();
+    std::thread::sleep(Duration::from_secs(25));
+    file.write_all(b"end").unwrap();
+    assert_eq!(errno(close(file)), 0);
+    assert!(fixture.server_has("large", &[&data[..], b"end"].concat()));
+}
+
+/// Fetching blocks back is for when something goes wrong.
+#[test]
+fn nothing_is_fetched_from_keep_for_saves_that_succeed() {
+    if !is_ours() {
+        return;
+    }
+    for mode in ["--sync=close", "--sync=fsync"] {
+        let mut fixture = Fixture::new(&[mode]);
+        let path = fixture.path();
+        let reads = || {
+            let logs = fixture.control("keeplog", json!({}));
+            let requests = logs.as_array().unwrap().iter().flat_map(|log| log.as_array().unwrap());
+            requests.filter(|request| request["m"] != "PUT").count()
+        };
+        let before = reads();
+        save(&path.join("large"), &content(1, LARGE)).unwrap();
+        save(&path.join("small"), b"small").unwrap();
+        fs::File::open(&path).unwrap().sync_all().unwrap();
+        assert_eq!(reads(), before, "{mode}");
+        fixture.writer.unmount_well();
+    }
+}
+
 /// The token has expired: the server answers 401, and there is another one when somebody mounts again.
 #[test]
 fn unsaved_data_of_a_killed_mount_are_saved_with_another_token() {
@@ -110,6 +151,30 @@ fn unsaved_data_of_a_killed_mount_are_saved_with_another_token() {
         until("all to be saved", || all_is_saved(&fixture, &expected));
         fixture.writer.unmount_well();
         assert!(!fixture.writer.log().contains("not signed for this token"), "nothing had to be refused first");
+    }
+}
+
+/// Under `--sync=exit` the end of the mount is the first save of all.
+#[test]
+fn mount_that_cannot_save_at_its_end_leaves_all_to_one_with_another_token() {
+    if !is_ours() {
+        return;
+    }
+    for mode in ["--sync=close", "--sync=exit"] {
+        let mut fixture = Fixture::new(&[mode, "--retries=0"]);
+        let path = fixture.path();
+        if mode == "--sync=close" {
+            fixture.refuse_saves(401);
+        }
+        let expected = write_all(&path, mode == "--sync=exit");
+        fixture.refuse_saves(401);
+        assert!(!fixture.writer.unmount().success(), "{mode}");
+        fixture.refuse_saves(0);
+        let token = fixture.cluster.new_token();
+        fixture.writer.use_token(&token);
+        fixture.writer.start_again();
+        until("all to be saved", || all_is_saved(&fixture, &expected));
+        fixture.writer.unmount_well();
     }
 }
 

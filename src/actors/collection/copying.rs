@@ -6,18 +6,54 @@
 //! save has failed, or when what was written down is not saved after [`UNSAVED`]; then the files are written down once more. It is
 //! done beside the actor and beside the pump of the journal, so nobody waits for it.
 //!
-//! Where Keep does not answer or there is no room, the record stays as it is, until the file is written down the next time.
+//! Where Keep does not answer or there is no room, the record stays as it is until the next time that something is to be copied. A
+//! mount that ends without having saved everything waits for copies that are being made ([`Copies::made`]): the next one may
+//! have another token.
 
 use crate::actors::collection::CollectionActor;
 use crate::actors::work::Work;
+use crate::dirty::Copied;
 use crate::tree::commit::Depth;
 use actix::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long a record with locators may wait for its save before the blocks are fetched: twice as long as changes wait under
 /// `--sync=fsync`, so that it is not done for what is saved as planned there.
 const UNSAVED: Duration = Duration::from_secs(60);
+
+/// Copies that are being made, of all collections.
+#[derive(Clone)]
+pub struct Copies(watch::Sender<usize>);
+
+impl Default for Copies {
+    fn default() -> Copies {
+        Copies(watch::Sender::new(0))
+    }
+}
+
+impl Copies {
+    fn begin(&self) -> Begun {
+        self.0.send_modify(|count| *count += 1);
+        Begun(self.clone())
+    }
+
+    /// Waits until none is being made. Keep answers some time or other, and its client gives up.
+    pub async fn made(&self) {
+        // It ends with an error only with the last sender, which is this one.
+        drop(self.0.subscribe().wait_for(|count| *count == 0).await);
+    }
+}
+
+/// Copies are being made until this is dropped.
+struct Begun(Copies);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|count| *count -= 1);
+    }
+}
 
 /// What is to be copied, and when.
 #[derive(Default)]
@@ -29,23 +65,21 @@ pub(super) struct Copying {
 }
 
 impl CollectionActor {
-    /// Records have locators instead of the bytes of these files.
+    /// Records have locators instead of the bytes of these files, and maybe of others.
     pub(super) fn copy_soon(&mut self, bare: Vec<u32>, context: &mut Context<Self>) {
-        if bare.is_empty() {
-            return;
-        }
-        let has_failed = self.local.failures > 0 || !self.local.aside.is_empty();
         self.local.copying.due.extend(bare);
+        let has_failed = self.local.failures > 0 || !self.local.aside.is_empty();
         if has_failed && let Some(planned) = self.local.copying.planned.take() {
             context.cancel_future(planned);
         }
-        if self.local.copying.is_running || self.local.copying.planned.is_some() {
+        let copying = &mut self.local.copying;
+        if copying.due.is_empty() || copying.is_running || copying.planned.is_some() {
             return;
         }
         if has_failed {
             return self.copy(context);
         }
-        self.local.copying.planned = Some(context.run_later(UNSAVED, |actor, context| {
+        copying.planned = Some(context.run_later(UNSAVED, |actor, context| {
             actor.local.copying.planned = None;
             actor.copy(context);
         }));
@@ -53,41 +87,49 @@ impl CollectionActor {
 
     fn copy(&mut self, context: &mut Context<Self>) {
         let due = std::mem::take(&mut self.local.copying.due);
-        let Some(state) = self.cell.load() else { return };
+        let Some((state, writing)) = self.cell.load().zip(self.environment.writing.as_ref()) else { return };
         let unsaved = |number: &u32| state.draft(*number).filter(|draft| draft.is_changed()).map(|it| it.file.clone());
         let files: Vec<_> = due.iter().filter_map(|number| Some((*number, unsaved(number)?))).collect();
         if files.is_empty() {
             return;
         }
         self.local.copying.is_running = true;
+        let begun = writing.copies.begin();
         let key = self.cell.key().clone();
         let work = async move {
-            let mut copied = Vec::new();
+            let (mut copied, mut left) = (Vec::new(), Vec::new());
             for (number, file) in files {
                 match file.copy().await {
-                    Ok(true) => copied.push(number),
-                    Ok(false) => {}
-                    Err(error) => tracing::info!(
-                        collection = key,
-                        %error,
-                        "what is not saved yet cannot be fetched from Keep for the journal: until it is saved, only a mount with the \
-                         same token can do so"
-                    ),
+                    Ok(Copied { any, all }) => {
+                        copied.extend(any.then_some(number));
+                        left.extend((!all).then_some(number));
+                    }
+                    Err(error) => {
+                        tracing::info!(
+                            collection = key,
+                            %error,
+                            "what is not saved yet cannot be fetched from Keep for the journal: until it is saved, only a mount with \
+                             the same token can do so"
+                        );
+                        left.push(number);
+                    }
                 }
             }
-            Ok(copied)
+            Ok((copied, left))
         };
         let work = Work::start(&self.environment.network, format!("copies of {}", self.cell.key()), work);
         context.spawn(work.into_actor(self).map(|result, actor, context| {
             actor.local.copying.is_running = false;
-            actor.were_copied(&result.unwrap_or_default(), context);
-            let due = std::mem::take(&mut actor.local.copying.due);
-            actor.copy_soon(due.into_iter().collect(), context);
+            let (copied, left) = result.unwrap_or_default();
+            actor.were_copied(&copied, begun, context);
+            // What came meanwhile.
+            actor.copy_soon(Vec::new(), context);
+            actor.local.copying.due.extend(left);
         }));
     }
 
     /// Writes files down once more.
-    fn were_copied(&mut self, copied: &[u32], context: &mut Context<Self>) {
+    fn were_copied(&mut self, copied: &[u32], begun: Begun, context: &mut Context<Self>) {
         let Some(state) = self.cell.load() else { return };
         let mut is_any = false;
         for number in copied {
@@ -100,7 +142,7 @@ impl CollectionActor {
             }
         }
         if is_any {
-            self.local.journal.waiters.push(Box::new(|_| {}));
+            self.local.journal.waiters.push(Box::new(move |_| drop(begun)));
             self.write_journal(context);
         }
     }

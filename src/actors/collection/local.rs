@@ -53,6 +53,8 @@ pub(super) struct Local {
     pub(super) keeps: Option<Arc<CollectionCell>>,
     pub(super) journal: Pump,
     pub(super) copying: Copying,
+    /// It is looked now and then whether blocks of ours have to be renewed.
+    pub(super) is_renewing: bool,
 }
 
 impl Local {

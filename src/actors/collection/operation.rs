@@ -580,6 +580,7 @@ impl Handler<Apply> for CollectionActor {
                     let _ = reply.send(result.map(|()| applied));
                 });
                 self.sweep_finished();
+                self.renew_in_time(context);
             }
         }
     }

@@ -338,6 +338,8 @@ pub(super) fn replay(
     for (path, (content, modified)) in contents {
         match writing.store.restore(content, Some(scratch), request.clone()) {
             Ok(file) => {
+                // What the server has today it has signed for the token of today.
+                file.sign(|locator| today.find_locator(locator.hash()));
                 if let Some(modified) = modified {
                     file.set_modified(modified);
                 }

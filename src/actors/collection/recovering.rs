@@ -113,6 +113,7 @@ impl Handler<Recover> for CollectionActor {
         let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), replay);
         context.spawn(work.into_actor(self).map(move |replayed, actor, context| {
             let result = replayed.and_then(|replayed| actor.was_replayed(&state, replayed, &left, context));
+            actor.renew_in_time(context);
             let _ = reply.send(result);
         }));
     }

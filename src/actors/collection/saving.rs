@@ -428,6 +428,7 @@ impl CollectionActor {
             retry_s = pause.as_secs(),
             "cannot save the collection: what was written here is kept, and saving it is tried again"
         );
+        self.copy_soon(Vec::new(), context);
         let everybody = std::mem::take(&mut self.local.waiters);
         self.fail_when_safe(everybody, error, context);
         if self.saves_by_itself() {

@@ -24,18 +24,22 @@ impl Commit {
     /// Stores anew what was stored so long ago that its signatures end before long.
     pub(super) async fn renew_own(&self, files: &[Arc<DirtyFile>]) -> Result<(), Error> {
         let life = self.environment.api.discovery().await?.blob_signature_ttl;
-        self.writing.store.renew(files, unix_now() + life / RENEWED_WITHIN).await;
+        self.writing.store.renew(files, end_of_old(life)).await;
         Ok(())
     }
 
     /// A save was refused, maybe for the blocks in it. `true`: it was, and the next one will be without them.
     pub(super) async fn has_given_up_blocks(&mut self, target: &Snapshot) -> bool {
         let base = &self.state.base.snapshot;
-        // What the base has the server has signed for us.
-        let is_ours = |locator: &Locator| base.find_locator(locator.hash()).is_none();
+        // As the server has signed it for us.
+        let of_base = |locator: &Locator| base.find_locator(locator.hash());
         let files = files_at(target, &self.touched);
-        let locators: HashSet<Locator> =
-            files.iter().flat_map(|(_, node)| target.pieces(*node)).map(|piece| piece.block).filter(is_ours).collect();
+        let locators: HashSet<Locator> = files
+            .iter()
+            .flat_map(|(_, node)| target.pieces(*node))
+            .map(|piece| piece.block)
+            .filter(|locator| of_base(locator).as_ref() != Some(locator))
+            .collect();
         let refused = self.writing.store.refused(locators).await;
         if refused.is_empty() {
             return false;
@@ -46,6 +50,7 @@ impl Commit {
             "blocks that were brought to Keep earlier are not signed for this token and time: they are stored anew where their bytes \
              are at hand"
         );
+        let is_better = |locator: &Locator| of_base(locator).filter(|better| !refused.contains(better));
         let hashes: HashSet<_> = refused.iter().map(Locator::hash).collect();
         for (path, node) in files {
             if !target.pieces(node).any(|piece| refused.contains(&piece.block)) {
@@ -54,7 +59,10 @@ impl Commit {
             let shown = self.state.snapshot.find(&path).map(|node| self.state.number(node));
             let draft = shown.and_then(|number| self.state.draft(number).cloned());
             let bytes = match draft {
-                Some(draft) => draft.file.forget(|locator| hashes.contains(&locator.hash())).await,
+                Some(draft) => {
+                    draft.file.sign(|locator| is_better(locator).filter(|_| hashes.contains(&locator.hash())));
+                    draft.file.forget(|locator| hashes.contains(&locator.hash()) && is_better(locator).is_none()).await
+                }
                 None => target.size(node),
             };
             if bytes > 0 {
@@ -63,6 +71,11 @@ impl Commit {
         }
         true
     }
+}
+
+/// Blocks whose signatures end before this time (seconds since 1970) are to be stored anew. `life`: that of a signature.
+pub(super) fn end_of_old(life: u64) -> u64 {
+    unix_now() + life / RENEWED_WITHIN
 }
 
 /// The files at or below the paths that were touched.

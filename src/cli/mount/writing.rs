@@ -3,6 +3,7 @@
 
 use super::arguments::Arguments;
 use super::{FAILURE, Refusal};
+use crate::actors::collection::copying::Copies;
 use crate::actors::collection::earlier::Earlier;
 use crate::actors::collection::housekeeper::Housekeeper;
 use crate::actors::collection::saving::{Files, Need};
@@ -101,6 +102,7 @@ pub(super) async fn prepare(
         knows_replace_files: AtomicBool::new(true),
         housekeeper,
         earlier: Earlier::default(),
+        copies: Copies::default(),
     };
     Ok(Prepared { writing, recovered })
 }
@@ -337,6 +339,10 @@ pub(super) async fn flush(supervisor: &Arc<Supervisor>) -> bool {
                     journal,
                     "not saved: the data stay in the journal, and the next mount saves them"
                 );
+            }
+            if let Some(writing) = &supervisor.environment().writing {
+                // The next mount may have another token.
+                writing.copies.made().await;
             }
             return failed.is_empty();
         }
