@@ -129,58 +129,6 @@ fn lost_answer_is_looked_after_and_not_repeated_blindly() {
     }
 }
 
-/// The request does not arrive, and until it is sent again another client changes the same file in place: within the save, or
-/// with the next one.
-#[test]
-fn request_that_is_sent_again_overwrites_nothing_that_came_in_between() {
-    if !is_ours() {
-        return;
-    }
-    for retries in ["--retries=3", "--retries=0"] {
-        let fixture = Fixture::new(&["--refresh-time=3600", retries]);
-        let path = fixture.path();
-        until("the mount to listen", || fixture.control("ws", json!({}))["connections"] == 1);
-        fixture.control("config", json!({"PreserveVersionIfIdle": 3600}));
-        save(&path.join("a"), b"mine").unwrap();
-        fixture.control("ws", json!({"mute": true}));
-        let rule = |fault: &str, value: serde_json::Value| json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "times": 1, fault: value});
-        fixture.control("faults", json!({"api": [rule("drop", json!("before")), rule("delay", json!(2))]}));
-        let since = fixture.sequence();
-        let count = || fixture.requests(since).iter().filter(|request| request.starts_with('P')).count();
-        std::thread::scope(|scope| {
-            let saving = scope.spawn(|| errno(save(&path.join("a"), b"mine again")));
-            until("the second attempt", || count() == 2);
-            fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs")]);
-            assert_eq!(saving.join().unwrap() == 0, retries == "--retries=3");
-        });
-        until("the second attempt to be through", || fixture.server_has("a", b"mine again"));
-        let files = fixture.client.files(&fixture.made.uuid);
-        assert!(files.values().any(|content| content == b"theirs"), "{retries}: {files:?}");
-    }
-}
-
-/// Whole manifests race with those of another client, who does it with care.
-#[test]
-fn whole_manifest_wipes_out_nothing_that_another_client_saves_meanwhile() {
-    let fixture = Fixture::new(&[]);
-    let path = fixture.path();
-    fixture.control("config", json!({"no_replace_files": true, "PreserveVersionIfIdle": 3600}));
-    save(&path.join("before"), b"before").unwrap();
-    let slow = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "delay": 1.5, "times": 1});
-    fixture.control("faults", json!({"api": [slow]}));
-    let since = fixture.sequence();
-    std::thread::scope(|scope| {
-        let saving = scope.spawn(|| save(&path.join("mine"), b"mine").unwrap());
-        until("the request", || fixture.requests(since).iter().any(|request| request.starts_with('P')));
-        let files = [("a", &b"first"[..]), ("d/b", b"changed by them"), ("before", b"before"), ("theirs", b"theirs")];
-        fixture.client.replace(&fixture.made.uuid, fixture.client.manifest(&files));
-        saving.join().unwrap();
-    });
-    let files = fixture.client.files(&fixture.made.uuid);
-    assert_eq!(files.keys().collect::<Vec<_>>(), ["a", "before", "d/b", "mine", "theirs"]);
-    assert!(files["d/b"] == b"changed by them" && files["mine"] == b"mine", "{files:?}");
-}
-
 #[test]
 fn server_without_replace_files_gets_the_whole_manifest() {
     let fixture = Fixture::new(&[]);
