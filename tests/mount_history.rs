@@ -70,13 +70,27 @@ struct Round<'a> {
 
 #[test]
 fn strict_guard_loses_no_version() {
-    history("strict", |_, _| false);
+    history("strict", |_, _, _| false);
 }
 
 #[test]
 fn auto_guard_loses_no_version_without_saying_so() {
-    // What the log has to say: a warning that names the path and that it was overwritten.
-    history("auto", |log, path| log.lines().any(|line| line.contains(path) && line.contains("overw")));
+    history("auto", reports);
+}
+
+/// Does the log say that this path of the collection was overwritten?
+fn reports(log: &str, uuid: &str, path: &str) -> bool {
+    let overwritten = log.lines().filter(|line| line.contains("overwrote it") && line.contains(uuid));
+    let mut named = overwritten.filter_map(|line| line.split_once("paths=\"")?.1.split_once('"'));
+    named.any(|(paths, _)| paths.split(", ").any(|named| named == path))
+}
+
+#[test]
+fn report_of_a_loss_excuses_no_other() {
+    let log = "ERROR another client saved the same path, and this mount's save overwrote it collection=\"c1\" paths=\"s1, dir/s3\"";
+    assert!(reports(log, "c1", "s1") && reports(log, "c1", "dir/s3"));
+    assert!(!reports(log, "c1", "s3") && !reports(log, "c1", "s") && !reports(log, "c2", "s1"));
+    assert!(!reports(&log.replace("overwrote it", "kept"), "c1", "s1"));
 }
 
 /// That the test accuses nobody wrongly: without mounts nothing can be lost.
@@ -96,7 +110,8 @@ fn clients_without_a_mount_lose_nothing() {
     assert!(counters.others.load(Ordering::Relaxed) > 10, "this proves nothing: {}", counters.text());
 }
 
-fn history(guard: &str, excuse: impl Fn(&str, &str) -> bool) {
+/// `excuse`: does the log, of this collection, excuse the loss of a version of this path?
+fn history(guard: &str, excuse: impl Fn(&str, &str, &str) -> bool) {
     let rounds = number("ARVADOS_HISTORY_ROUNDS").unwrap_or(1);
     let seed = Random::seed("ARVADOS_HISTORY_SEED");
     let cluster = Cluster::start_with(&["--faults"]);
@@ -129,7 +144,7 @@ fn history(guard: &str, excuse: impl Fn(&str, &str) -> bool) {
         }
         let files = client.files(&round.uuid);
         let logs: String = writers.iter().map(Writer::log).collect();
-        round.judge(&files, |path| excuse(&logs, path));
+        round.judge(&files, |path| excuse(&logs, &round.uuid, path));
         for writer in &mut writers {
             writer.start_again();
             let shown = files_below(&writer.collection(&round.uuid));

@@ -13,6 +13,8 @@ mod conflicts;
 mod failures;
 #[path = "mount_writing/fixture.rs"]
 mod fixture;
+#[path = "mount_writing/guards.rs"]
+mod guards;
 #[path = "mount_writing/journal.rs"]
 mod journal;
 #[path = "mount_writing/journals.rs"]
@@ -21,6 +23,8 @@ mod journals;
 mod names;
 #[path = "mount_writing/operations.rs"]
 mod operations;
+#[path = "mount_writing/policy_error.rs"]
+mod policy_error;
 #[path = "mount_writing/programs.rs"]
 mod programs;
 #[path = "mount_writing/projects.rs"]

@@ -379,20 +379,21 @@ impl CollectionActor {
     /// often that has happened.
     fn merge(&mut self, next: CollectionState, theirs: Snapshot, tries: u32, context: &mut Context<Self>) {
         let (Some(current), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
-        if tries >= MOST_MERGES {
-            // Programs that make and remove names all the time would put it off, and all saves with it. Here nothing can change.
-            let sent = self.may_have_arrived();
-            let merged = merging::work_out_at_once(&writing, &current, (&theirs, &sent));
-            self.was_merged(merged, next, theirs, tries, context);
-            return;
-        }
         self.is_merging = true;
-        let work = merging::work_out(writing, current, theirs.clone(), self.may_have_arrived());
+        // Programs that make and remove names all the time would put it off, and all saves with it. So in the end nothing else is
+        // done here until it is there, and it waits for no network.
+        let is_last = tries >= MOST_MERGES;
+        let work = merging::work_out(writing, current, (theirs.clone(), self.may_have_arrived()), !is_last);
         let work = Work::start(&self.environment.network, format!("merging {}", self.cell.key()), work);
-        context.spawn(work.into_actor(self).map(move |result, actor, context| {
+        let work = work.into_actor(self).map(move |result, actor, context: &mut Context<Self>| {
             actor.is_merging = false;
             actor.was_merged(result, next, theirs, tries, context);
-        }));
+        });
+        if is_last {
+            context.wait(work);
+        } else {
+            context.spawn(work);
+        }
     }
 
     fn was_merged(

@@ -1,7 +1,7 @@
 //! Several clients change one collection.
 
-use crate::fixture::{Fixture, QUIET, names};
-use crate::mount_support::files::{close, errno, open, save};
+use crate::fixture::{Fixture, QUIET, changed_behind_its_back, names};
+use crate::mount_support::files::{close, open, save};
 use crate::mount_support::writer::{Writer, is_ours};
 use crate::support::until;
 use serde_json::json;
@@ -20,14 +20,6 @@ fn is_conflict_of(name: &str, of: &str) -> bool {
     time.split_once('-').is_some_and(|(day, time)| digits(day, 8) && digits(time, 6))
 }
 
-/// With a quiet mount that has seen the collection, and `a` changed by another client since.
-fn changed_behind_its_back(options: &[&str], theirs: &[u8]) -> Fixture {
-    let fixture = Fixture::new(&[&QUIET, options].concat());
-    assert_eq!(fs::read(fixture.path().join("a")).unwrap(), b"first");
-    fixture.client.put_files(&fixture.made.uuid, &[("a", theirs)]);
-    fixture
-}
-
 #[test]
 fn both_versions_are_kept_by_default() {
     let fixture = changed_behind_its_back(&[], b"theirs");
@@ -40,184 +32,38 @@ fn both_versions_are_kept_by_default() {
     assert!(names(&fixture.path()).contains(copies[0].0), "the mount shows it too");
 }
 
+/// Closed here and not saved yet when the event of another client's change arrives.
 #[test]
-fn guard_strict_sees_a_change_of_the_same_path() {
-    let fixture = changed_behind_its_back(&["--commit-guard=strict"], b"theirs");
-    save(&fixture.path().join("a"), b"mine").unwrap();
-    let files = fixture.client.files(&fixture.made.uuid);
-    assert!(files.values().any(|content| content == b"theirs") && files["a"] == b"mine", "{:?}", files.keys());
-}
-
-#[test]
-fn policy_error_tells_the_writer_and_keeps_his_data() {
+fn what_is_closed_and_not_saved_yet_is_merged_with_what_others_save() {
     if !is_ours() {
         return;
     }
-    let fixture = changed_behind_its_back(&["--on-conflict=error"], b"theirs");
-    let refused = errno(save(&fixture.path().join("a"), b"mine"));
-    assert_ne!(refused, 0);
-    assert!(fixture.server_has("a", b"theirs"));
-    assert_eq!(fs::read(fixture.path().join("a")).unwrap(), b"mine");
-    save(&fixture.path().join("c"), b"another").unwrap();
-    assert!(fixture.server_has("c", b"another"), "others are saved");
-    assert!(fixture.server_has("a", b"theirs"), "and theirs is still there");
-}
-
-#[test]
-fn policy_error_fails_only_those_who_wait_for_the_conflicting_path() {
-    if !is_ours() {
-        return;
-    }
-    let fixture = changed_behind_its_back(&["--on-conflict=error"], b"theirs");
+    let mut fixture = Fixture::new(&["--sync=idle:60", "--refresh-time=3600"]);
     let path = fixture.path();
-    let slow = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "delay": 0.5, "times": 1});
-    fixture.control("faults", json!({"api": [slow]}));
-    let results = fixture.together(vec![
-        Box::new(|| errno(save(&path.join("a"), b"mine"))),
-        Box::new(|| errno(save(&path.join("c"), b"another"))),
-        Box::new(|| errno(fs::rename(path.join("d"), path.join("e")))),
-    ]);
-    assert_eq!(results, [libc::EBUSY, 0, 0], "{}", fixture.writer.log());
-    assert!(fixture.server_has("c", b"another") && fixture.server_has("e/b", b"second"));
-    save(&path.join("later"), b"later").unwrap();
-    std::thread::sleep(Duration::from_secs(1));
-    assert!(fixture.server_has("a", b"theirs"), "ours waits until it is written to again");
+    until("the mount to listen", || fixture.control("ws", json!({}))["connections"] == 1);
+    save(&path.join("a"), b"mine").unwrap();
+    save(&path.join("new"), b"new").unwrap();
+    fs::remove_file(path.join("d/b")).unwrap();
+    fixture.client.put_files(&fixture.made.uuid, &[("other", b"other"), ("d/c", b"more")]);
+    until("the other file", || names(&path).contains(&"other".to_owned()));
+    assert_eq!(
+        (names(&path), names(&path.join("d"))),
+        (["a", "d", "new", "other"].map(String::from).into(), vec!["c".into()])
+    );
     assert_eq!(fs::read(path.join("a")).unwrap(), b"mine");
-    save(&path.join("a"), b"mine again").unwrap();
-    assert!(fixture.server_has("a", b"mine again"));
-}
-
-#[test]
-fn conflict_under_policy_error_outlives_the_mount() {
-    if !is_ours() {
-        return;
-    }
-    let mut fixture = changed_behind_its_back(&["--on-conflict=error"], b"theirs");
-    let path = fixture.path();
-    assert_eq!(errno(save(&path.join("a"), b"mine")), libc::EBUSY);
-    save(&path.join("later"), b"later").unwrap();
-    let status = fixture.writer.unmount();
-    assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
-    assert!(fixture.server_has("a", b"theirs"), "not replaced at the end");
-    fixture.writer.start_again();
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(fs::read(path.join("a")).unwrap(), b"mine");
-    assert!(fixture.server_has("a", b"theirs"), "nor by the next mount");
-    save(&path.join("a"), b"mine again").unwrap();
-    assert!(fixture.server_has("a", b"mine again"));
-}
-
-/// Theirs arrives while somebody is writing, who goes on and knows nothing of it.
-#[test]
-fn policy_error_tells_a_writer_in_the_middle_of_writing() {
-    if !is_ours() {
-        return;
-    }
-    for sync in ["--sync=close", "--sync=idle:60"] {
-        let mut fixture = Fixture::new(&["--refresh-time=1", "--on-conflict=error", sync]);
-        let path = fixture.path();
-        let file = open(&path.join("a"), libc::O_WRONLY | libc::O_TRUNC).unwrap();
-        file.write_all_at(b"mine", 0).unwrap();
-        // A save comes by that leaves out what is half written.
-        save(&path.join("another"), b"another").unwrap();
-        std::thread::sleep(Duration::from_secs(2));
-        fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs"), ("sign", b"")]);
-        until("theirs to arrive", || names(&path).contains(&"sign".to_owned()));
-        file.write_all_at(b"mine, more of it", 0).unwrap();
-        assert_eq!(errno(file.sync_all()), libc::EBUSY, "{sync}");
-        assert_eq!(errno(fs::remove_file(path.join("a"))), libc::EBUSY, "{sync}");
-        assert_eq!(errno(fs::rename(path.join("another"), path.join("a"))), libc::EBUSY, "{sync}");
-        file.write_all_at(b"MINE", 0).unwrap();
-        assert_eq!(errno(close(file)), libc::EBUSY, "{sync}");
-        assert_eq!(fs::read(path.join("a")).unwrap(), b"MINE, more of it", "{sync}");
-        save(&path.join("later"), b"later").unwrap();
-        std::thread::sleep(Duration::from_secs(2));
-        assert!(fixture.server_has("a", b"theirs"), "{sync}");
-        fixture.writer.kill();
-        fixture.writer.clear();
-        fixture.writer.start_again();
-        until("the journal to be taken over", || fs::read(path.join("a")).unwrap() == b"MINE, more of it");
-        assert!(fixture.server_has("a", b"theirs"), "{sync}");
-        save(&path.join("a"), b"mine again").unwrap();
-        fs::read(path.join(".arvados#collection")).unwrap();
-        assert!(fixture.server_has("a", b"mine again"), "{sync}");
-    }
-}
-
-/// As above, but he has not written anything yet.
-#[test]
-fn policy_error_tells_a_writer_who_has_only_opened_the_file_yet() {
-    if !is_ours() {
-        return;
-    }
-    let mut fixture = Fixture::new(&["--refresh-time=1", "--on-conflict=error"]);
-    let path = fixture.path();
-    let file = open(&path.join("a"), libc::O_WRONLY).unwrap();
     fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs"), ("sign", b"")]);
-    until("theirs to arrive", || names(&path).contains(&"sign".to_owned()));
-    assert_eq!(fs::read(path.join("a")).unwrap(), b"theirs");
-    file.write_all_at(b"mine!", 0).unwrap();
-    assert_eq!(errno(close(file)), libc::EBUSY);
-    assert_eq!(fs::read(path.join("a")).unwrap(), b"mine!");
-    save(&path.join("later"), b"later").unwrap();
-    assert!(fixture.server_has("a", b"theirs"));
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
-    until("the journal to be taken over", || fs::read(path.join("a")).unwrap() == b"mine!");
-    assert!(fixture.server_has("a", b"theirs"));
-    save(&path.join("a"), b"mine again").unwrap();
-    assert!(fixture.server_has("a", b"mine again"));
-}
-
-/// The refused request is still noted in the journal: what may have arrived is no reason to take the conflict back.
-#[test]
-fn conflict_under_policy_error_outlives_a_mount_that_saved_nothing_else() {
-    if !is_ours() {
-        return;
-    }
-    // Of a collection that was left alone the version is known to tell: the request goes out, and is refused.
-    let mut fixture = Fixture::old(&[QUIET[0], QUIET[1], "--on-conflict=error"]);
-    let path = fixture.path();
-    assert_eq!(fs::read(path.join("a")).unwrap(), b"first");
-    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs")]);
-    assert_eq!(errno(save(&path.join("a"), b"mine")), libc::EBUSY);
-    let status = fixture.writer.unmount();
-    assert!(status.code().is_some_and(|code| code != 0), "{status:?}");
-    fixture.writer.start_again();
-    std::thread::sleep(Duration::from_secs(2));
+    until("the same file", || names(&path).contains(&"sign".to_owned()));
+    let copies: Vec<_> = names(&path).into_iter().filter(|name| is_conflict_of(name, "a")).collect();
+    assert_eq!(copies.len(), 1, "{:?}", names(&path));
+    assert_eq!(fs::read(path.join(&copies[0])).unwrap(), b"theirs");
     assert_eq!(fs::read(path.join("a")).unwrap(), b"mine");
-    assert!(fixture.server_has("a", b"theirs"));
-}
-
-/// The one case that `--commit-guard=auto` cannot see in time.
-#[test]
-fn overwritten_version_is_reported_by_path_and_with_the_way_to_it() {
-    if !is_ours() {
-        return;
-    }
-    let fixture = Fixture::old(&["--refresh-time=3600"]);
-    let path = fixture.path();
-    save(&path.join("common"), b"mine").unwrap();
-    save(&path.join("mine alone"), b"mine").unwrap();
-    // The listener needs a moment to be connected.
-    std::thread::sleep(Duration::from_secs(2));
-    let slow = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "delay": 1.5, "times": 1});
-    fixture.control("faults", json!({"api": [slow]}));
-    let theirs = std::thread::scope(|scope| {
-        let saving = scope.spawn(|| save(&path.join("common"), b"mine again").unwrap());
-        std::thread::sleep(Duration::from_millis(500));
-        let theirs = fixture.client.put_files(&fixture.made.uuid, &[("common", b"theirs")]);
-        saving.join().unwrap();
-        theirs.portable_data_hash.clone()
-    });
-    assert!(fixture.server_has("common", b"mine again"), "it was overwritten, or the test is about nothing");
-    let log = || fixture.writer.log();
-    until("the report", || log().contains("overwrote it"));
-    let log = log();
-    let line = log.lines().find(|line| line.contains("overwrote it")).unwrap();
-    assert!(line.contains("paths=\"common\"") && line.contains(&theirs) && line.contains("administrator"), "{line}");
-    assert!(!line.contains("mine alone"), "{line}");
+    assert!(fixture.server_has("a", b"theirs") && !fixture.server_names().contains(&"new".to_owned()), "not saved yet");
+    fixture.writer.unmount_well();
+    let files = fixture.client.files(&fixture.made.uuid);
+    let mut expected: Vec<&str> = vec!["a", &copies[0], "d/c", "new", "other", "sign"];
+    expected.sort();
+    assert_eq!(files.keys().collect::<Vec<_>>(), expected);
+    assert!(files["a"] == b"mine" && files[&copies[0]] == b"theirs" && files["new"] == b"new", "{files:?}");
 }
 
 #[test]
@@ -247,23 +93,6 @@ fn change_of_another_path_is_merged() {
     let files = fixture.client.files(&fixture.made.uuid);
     assert_eq!(files.len(), 2, "{:?}", files.keys());
     assert_eq!((files["a"].as_slice(), files["d/b"].as_slice()), (&b"theirs"[..], &b"mine"[..]));
-}
-
-/// Nothing told this mount of the other file but the answer to its own save.
-#[test]
-fn what_others_had_saved_before_an_unguarded_save_shows() {
-    if !is_ours() {
-        return;
-    }
-    let fixture = Fixture::new(&[&QUIET[..], &["--commit-guard=none"]].concat());
-    let path = fixture.path();
-    assert_eq!(names(&path), ["a", "d"]);
-    fixture.client.put_files(&fixture.made.uuid, &[("theirs", b"theirs")]);
-    save(&path.join("mine"), b"mine").unwrap();
-    until("theirs to show", || names(&path) == ["a", "d", "mine", "theirs"]);
-    assert_eq!(fs::read(path.join("theirs")).unwrap(), b"theirs");
-    save(&path.join("mine"), b"mine again").unwrap();
-    assert!(fixture.server_has("mine", b"mine again") && fixture.server_has("theirs", b"theirs"));
 }
 
 #[test]
@@ -455,22 +284,6 @@ fn what_is_written_to_an_empty_open_file_that_another_client_has_filled_is_kept(
     for wanted in ["ours", "theirs"] {
         assert!(contents.iter().any(|content| content == wanted), "{wanted} in {contents:?}");
     }
-}
-
-/// Whoever hears of nothing could not even report what he overwrites.
-#[test]
-fn mount_without_events_overwrites_nothing_unseen() {
-    if !is_ours() {
-        return;
-    }
-    let fixture = Fixture::new(&QUIET);
-    let path = fixture.path();
-    save(&path.join("a"), b"ours").unwrap();
-    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs")]);
-    save(&path.join("a"), b"ours again").unwrap();
-    let files = fixture.client.files(&fixture.made.uuid);
-    assert!(fixture.server_has("a", b"ours again"));
-    assert!(files.values().any(|content| &content[..] == b"theirs"), "{:?}", files.keys());
 }
 
 /// Numbers of files are given anew when a collection is read anew.

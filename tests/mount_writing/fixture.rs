@@ -107,3 +107,11 @@ pub fn names(directory: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// With a quiet mount that has seen the collection, and `a` changed by another client since.
+pub fn changed_behind_its_back(options: &[&str], theirs: &[u8]) -> Fixture {
+    let fixture = Fixture::new(&[&QUIET, options].concat());
+    assert_eq!(std::fs::read(fixture.path().join("a")).unwrap(), b"first");
+    fixture.client.put_files(&fixture.made.uuid, &[("a", theirs)]);
+    fixture
+}

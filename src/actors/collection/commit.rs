@@ -13,7 +13,7 @@
 //! It works on the state that was published when it began and changes nothing itself: what came of it goes back to the actor.
 
 use crate::actors::collection::draft::Draft;
-use crate::actors::collection::guard::{self, CommitGuard, Conditions, Plan};
+use crate::actors::collection::guard::{self, CommitGuard, Conditions, Nature, Plan};
 use crate::actors::collection::state::{Base, CollectionState};
 use crate::actors::collection::{CollectionCell, SUMMARY, Writing, sent};
 use crate::actors::{Environment, Error};
@@ -62,12 +62,16 @@ pub(super) struct Commit {
     pub(super) sent: Vec<Sent>,
     /// The record as it is since it was told to keep old versions.
     pub(super) prepared: Option<Arc<Record<Collection>>>,
+    /// How many texts came out as predicted, of those that could come out in one way only.
+    pub(super) predicted: u32,
 }
 
 /// What is left of a save for those that follow.
 pub(super) struct Ended {
     pub(super) text: Option<GoText>,
     pub(super) sent: Vec<Sent>,
+    /// See [`Commit::predicted`].
+    pub(super) predicted: u32,
     /// What has been saved, if anything has or nothing had to be.
     pub(super) saved: Option<Saved>,
     /// What the server refuses for good, though it takes the rest.
@@ -78,7 +82,14 @@ pub(super) struct Ended {
 impl Ended {
     /// Nothing came of it.
     pub(super) fn failed(error: Error) -> Ended {
-        Ended { text: None, sent: Vec::new(), saved: None, blamed: Vec::new(), outcome: Outcome::Failed(error) }
+        Ended {
+            text: None,
+            sent: Vec::new(),
+            predicted: 0,
+            saved: None,
+            blamed: Vec::new(),
+            outcome: Outcome::Failed(error),
+        }
     }
 }
 
@@ -162,7 +173,8 @@ impl Commit {
     pub(super) async fn run(mut self) -> Ended {
         let mut progress = Progress::default();
         let outcome = self.try_run(&mut progress).await.unwrap_or_else(Outcome::Failed);
-        Ended { text: self.text, sent: self.sent, saved: progress.saved, blamed: progress.blamed, outcome }
+        let Progress { saved, blamed } = progress;
+        Ended { text: self.text, sent: self.sent, predicted: self.predicted, saved, blamed, outcome }
     }
 
     async fn try_run(&mut self, progress: &mut Progress) -> Result<Outcome, Error> {
@@ -290,7 +302,7 @@ impl Commit {
             let mut request = self.request(base, &record, goal, edits.as_ref()).await?;
             if request.conditions.prepare && self.prepared.is_none() {
                 record = Arc::new(read_kept(&self.environment, self.cell.key(), &SUMMARY, None).await?);
-                if record.portable_data_hash != base.record.portable_data_hash {
+                if record.portable_data_hash != base.record.portable_data_hash || !record.preserve_version {
                     return Ok(Step::Ended(Outcome::Refused));
                 }
                 self.prepared = Some(record.clone());
@@ -356,6 +368,8 @@ impl Commit {
             if attempts > self.writing.retries {
                 return Err(error.into());
             }
+            // It may arrive still, and others may come in before the next attempt.
+            self.guard.others = true;
             tracing::info!(collection = self.cell.key(), %error, attempts, "the save did not arrive: trying again");
             tokio::time::sleep(retry::pause(attempts)).await;
         }
@@ -510,11 +524,11 @@ impl Commit {
             }
         };
         let is_ambiguous = prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
-        let kind = (edits.is_none(), is_ambiguous, versioned);
         // What an event has told since the save began counts, too: the bytes may have taken their time.
         let has_heard = || self.cell.marks() != self.state.marks && self.cell.shared().is_foreign();
         let others = self.guard.others || !self.writing.hears || has_heard();
-        let conditions = guard::conditions(self.writing.guard, Plan { others, ..self.guard }, base, kind);
+        let (plan, nature) = (Plan { others, ..self.guard }, Nature::of(edits, is_ambiguous));
+        let conditions = guard::conditions(self.writing.guard, plan, base, nature, versioned);
         if conditions.version {
             update.attributes.insert("version".into(), json!(record.version));
         }
@@ -546,7 +560,10 @@ impl Commit {
         let mut as_predicted = answer.portable_data_hash == request.hash.to_string();
         let is_ambiguous = request.prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
         match (request.prediction, &mut self.text) {
-            (Some(prediction), Some(text)) if as_predicted => text.commit(prediction),
+            (Some(prediction), Some(text)) if as_predicted => {
+                self.predicted += u32::from(!is_ambiguous);
+                text.commit(prediction);
+            }
             _ => self.text = None,
         }
         if is_ambiguous && !as_predicted {

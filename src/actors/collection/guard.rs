@@ -1,8 +1,10 @@
 //! Which condition a save carries, so that nothing is overwritten unseen (design, section 5; protocol.md 4.12).
 //!
 //! The server knows two. *A*, the hash of the result, costs nothing and sees every change of others but those at the very paths that
-//! we write. *B*, the version together with the wish to keep the old one, sees everything and costs a stored version. A
-//! version alone, without that wish, costs nothing and sees everything too, but only on a sound base ([`Base::is_sound`]).
+//! we write, and in the directories that we take away. *B*, the version together with the wish to keep the old one, sees
+//! everything and costs a stored version, if the record that it is based on had that wish in it already. A version alone, without
+//! that wish, costs nothing and sees everything too, but only on a sound base ([`Base::is_sound`]). Whether a base is sound may be
+//! judged by clocks, which B does not trust.
 //!
 //! Here is who decides. Under `auto` a lone writer's quick saves on bases of its own are guarded by A and the version: they are
 //! made in place, and the server stores no version for them beyond those that it stores anyway. Whatever says that somebody else
@@ -10,6 +12,8 @@
 //! just made, the first save asks for that to be kept, and no more.
 
 use crate::actors::collection::state::Base;
+use crate::tree::Kind;
+use crate::tree::commit::Edits;
 use std::time::{Duration, Instant};
 
 /// `--commit-guard`.
@@ -27,12 +31,38 @@ pub enum CommitGuard {
 /// How long after a sign of other writers every save is B. People and programs that take turns do so within minutes.
 const WATCH: Duration = Duration::from_secs(180);
 
+/// After a wrong prediction each save stores a version until so many predictions in a row were right. A server that writes texts of
+/// another form does so each time, as a save rewrites the whole text: then one would do. What made one wrong may not be in
+/// every text, as where the result depends on the second in which the server signs: hence some more.
+const CONVINCING: u32 = 4;
+
 /// What this collection has taught us.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Guard {
     others: Option<Instant>,
-    /// A prediction of ours was wrong though the base was right: this server writes another text.
-    is_mispredicting: bool,
+    /// A prediction of ours was wrong though the base was right: this server writes another text. So many right ones are wanted
+    /// before that is taken for past.
+    mispredicting: u32,
+}
+
+/// What a request is, as far as it matters for its conditions.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Nature {
+    /// It replaces the whole text, not only paths: then everything others did is at stake.
+    pub(super) is_whole: bool,
+    /// The text may come out in two ways, as it depends on the second in which the server signs (protocol.md 5.5).
+    pub(super) is_ambiguous: bool,
+    /// A directory of the server's goes, with whatever others have put into it.
+    pub(super) takes_directory: bool,
+}
+
+impl Nature {
+    /// Of a request with these edits, or with the whole text.
+    pub(super) fn of(edits: Option<&Edits>, is_ambiguous: bool) -> Nature {
+        let is_directory = |was: Option<Kind>| was == Some(Kind::Directory);
+        let takes_directory = edits.is_some_and(|edits| edits.changes().any(|(_, change)| is_directory(change.was)));
+        Nature { is_whole: edits.is_none(), is_ambiguous, takes_directory }
+    }
 }
 
 /// What one save needs to know of it.
@@ -60,7 +90,7 @@ pub(super) struct Conditions {
 impl Guard {
     pub(super) fn plan(&self, now: Instant) -> Plan {
         let others = self.others.is_some_and(|seen| now.duration_since(seen) < WATCH);
-        Plan { others, predict: !self.is_mispredicting }
+        Plan { others, predict: self.mispredicting == 0 }
     }
 
     /// There is a sign of somebody else.
@@ -69,41 +99,39 @@ impl Guard {
     }
 
     pub(super) fn was_mispredicted(&mut self) {
-        self.is_mispredicting = true;
+        self.mispredicting = CONVINCING;
+    }
+
+    /// So many texts came out as predicted.
+    pub(super) fn was_predicted(&mut self, times: u32) {
+        self.mispredicting = self.mispredicting.saturating_sub(times);
     }
 }
 
-/// The conditions for a save on `base`.
+/// The conditions for a save on `base`. `is_versioned`: the cluster keeps versions, without which there is no B.
 ///
 /// `plan.others` also stands for a mount that hears of nothing: there an overwritten change could not even be reported.
-///
-/// `whole`: the request replaces the whole text, not only paths: then everything others did is at stake. `ambiguous`: the text
-/// may come out in two ways, as it depends on the second in which the server signs (protocol.md 5.5). `versioned`: the cluster keeps versions, without which there is no B.
-pub(super) fn conditions(
-    mode: CommitGuard,
-    plan: Plan,
-    base: &Base,
-    (whole, ambiguous, versioned): (bool, bool, bool),
-) -> Conditions {
+pub(super) fn conditions(mode: CommitGuard, plan: Plan, base: &Base, nature: Nature, is_versioned: bool) -> Conditions {
     let nothing = Conditions { hash: false, version: false, preserve: false, prepare: false };
-    let strictly = Conditions { preserve: true, version: true, prepare: !base.is_sound, ..nothing };
-    let can_predict = plan.predict && !whole;
-    let needs_all = whole
+    let strictly = Conditions { preserve: true, version: true, prepare: !base.record.preserve_version, ..nothing };
+    let can_predict = plan.predict && !nature.is_whole;
+    let needs_all = nature.is_whole
         || match mode {
             CommitGuard::None => false,
             CommitGuard::Strict => true,
-            CommitGuard::Auto => plan.others || !can_predict,
+            CommitGuard::Auto => plan.others || !can_predict || nature.takes_directory,
         };
+    // What may come out in two ways is compared with both afterwards.
+    let hash = can_predict && !nature.is_ambiguous;
     match () {
-        () if needs_all && versioned => strictly,
+        () if needs_all && is_versioned => strictly,
         () if mode == CommitGuard::None => nothing,
         // What somebody else has just made. Once it is sound the version sees everything, and the next save, on a base of our own,
         // need not keep this one's result.
-        () if versioned && !base.is_own && !base.is_sound => {
-            Conditions { hash: can_predict && !ambiguous, version: true, prepare: true, ..nothing }
+        () if is_versioned && !base.is_own && !base.is_sound => {
+            Conditions { hash, version: true, prepare: true, ..nothing }
         }
-        // What may come out in two ways is compared with both afterwards.
-        () => Conditions { hash: can_predict && !ambiguous, version: versioned, ..nothing },
+        () => Conditions { hash, version: is_versioned, ..nothing },
     }
 }
 
@@ -119,13 +147,23 @@ mod tests {
         Base { record, snapshot: Snapshot::empty(), is_whole: true, is_own, is_sound }
     }
 
+    /// One that asks for old versions to be kept.
+    fn kept() -> Base {
+        let fields = Collection { preserve_version: true, ..Collection::default() };
+        Base { record: Arc::new(Record { fields, raw: Default::default() }), ..base(true, true) }
+    }
+
     const ALONE: Plan = Plan { others: false, predict: true };
-    const USUAL: (bool, bool, bool) = (false, false, true);
+    const WHOLE: Nature = Nature { is_whole: true, is_ambiguous: false, takes_directory: false };
+
+    fn usual(mode: CommitGuard, plan: Plan, base: &Base) -> Conditions {
+        conditions(mode, plan, base, Nature::default(), true)
+    }
 
     #[test]
     fn lone_writer_stores_no_versions() {
         for base in [base(true, false), base(false, true), base(true, true)] {
-            let conditions = conditions(CommitGuard::Auto, ALONE, &base, USUAL);
+            let conditions = usual(CommitGuard::Auto, ALONE, &base);
             assert!(conditions.hash && conditions.version && !conditions.preserve && !conditions.prepare);
         }
     }
@@ -135,33 +173,68 @@ mod tests {
         let mut guard = Guard::default();
         let now = Instant::now();
         guard.saw_others(now);
-        let watched = conditions(CommitGuard::Auto, guard.plan(now), &base(true, true), USUAL);
+        let watched = usual(CommitGuard::Auto, guard.plan(now), &kept());
         assert!(watched.preserve && watched.version && !watched.prepare);
         assert!(!guard.plan(now + WATCH).others, "it passes");
-        let young = conditions(CommitGuard::Auto, ALONE, &base(false, false), USUAL);
+        let young = usual(CommitGuard::Auto, ALONE, &base(false, false));
         assert!(young.version && young.prepare && !young.preserve, "a fresh base of somebody else");
     }
 
     #[test]
     fn what_cannot_be_predicted_is_guarded_by_the_version() {
-        let ambiguous = conditions(CommitGuard::Auto, ALONE, &base(true, false), (false, true, true));
+        let nature = Nature { is_ambiguous: true, ..Nature::default() };
+        let ambiguous = conditions(CommitGuard::Auto, ALONE, &base(true, false), nature, true);
         assert!(ambiguous.version && !ambiguous.preserve && !ambiguous.hash);
         let mut guard = Guard::default();
         guard.was_mispredicted();
-        assert!(conditions(CommitGuard::Auto, guard.plan(Instant::now()), &base(true, false), USUAL).preserve);
+        assert!(usual(CommitGuard::Auto, guard.plan(Instant::now()), &base(true, false)).preserve);
+    }
+
+    #[test]
+    fn wrong_prediction_is_forgotten_after_some_right_ones_in_a_row() {
+        let mut guard = Guard::default();
+        let predicts = |guard: &Guard| guard.plan(Instant::now()).predict;
+        guard.was_mispredicted();
+        guard.was_predicted(CONVINCING - 1);
+        assert!(!predicts(&guard), "not yet");
+        guard.was_mispredicted();
+        guard.was_predicted(CONVINCING - 1);
+        assert!(!predicts(&guard), "another wrong one counts anew");
+        guard.was_predicted(1);
+        assert!(predicts(&guard));
     }
 
     #[test]
     fn strict_is_strict_and_none_is_none_but_never_for_whole_manifests() {
-        assert!(conditions(CommitGuard::Strict, ALONE, &base(true, true), USUAL).preserve);
-        let none = conditions(CommitGuard::None, ALONE, &base(false, false), USUAL);
+        assert!(usual(CommitGuard::Strict, ALONE, &base(true, true)).preserve);
+        let none = usual(CommitGuard::None, ALONE, &base(false, false));
         assert!(!none.hash && !none.version && !none.preserve && !none.prepare);
-        assert!(conditions(CommitGuard::None, ALONE, &base(true, true), (true, false, true)).preserve);
+        assert!(conditions(CommitGuard::None, ALONE, &base(true, true), WHOLE, true).preserve);
     }
 
     #[test]
     fn cluster_without_versions_is_guarded_as_well_as_it_can_be() {
-        let conditions = conditions(CommitGuard::Strict, ALONE, &base(true, true), (false, false, false));
+        let conditions = conditions(CommitGuard::Strict, ALONE, &base(true, true), Nature::default(), false);
         assert!(conditions.hash && !conditions.version && !conditions.preserve);
+    }
+
+    /// A clock that is ahead makes a record look old that somebody is just changing in place.
+    #[test]
+    fn what_has_to_see_everything_trusts_no_clock() {
+        let (seems_old, watched) = (base(false, true), Plan { others: true, ..ALONE });
+        assert!(usual(CommitGuard::Strict, ALONE, &seems_old).prepare);
+        assert!(usual(CommitGuard::Auto, watched, &seems_old).prepare);
+        assert!(conditions(CommitGuard::None, ALONE, &seems_old, WHOLE, true).prepare);
+        assert!(!usual(CommitGuard::Strict, ALONE, &kept()).prepare, "the server's record says so");
+        assert!(!usual(CommitGuard::Auto, ALONE, &seems_old).prepare, "a lone writer saves the request");
+    }
+
+    #[test]
+    fn directory_that_goes_takes_nothing_of_others_along() {
+        let takes = Nature { takes_directory: true, ..Nature::default() };
+        let own = base(true, false);
+        let auto = conditions(CommitGuard::Auto, ALONE, &own, takes, true);
+        assert!(auto.version && auto.preserve && auto.prepare);
+        assert!(!conditions(CommitGuard::None, ALONE, &own, takes, true).preserve);
     }
 }

@@ -54,30 +54,25 @@ pub(super) struct Merged {
     outdated: Vec<u32>,
 }
 
-/// Works out what `state` becomes when the server has `theirs`, of which `sent` is ours.
+/// Works out what `state` becomes when the server has `theirs`, of which `sent` is ours. `compares`: files that are not saved are
+/// compared byte by byte, which may take its time.
 pub(super) async fn work_out(
     writing: Arc<Writing>,
     state: Arc<CollectionState>,
-    theirs: Snapshot,
-    sent: Vec<Sent>,
+    (theirs, sent): (Snapshot, Vec<Sent>),
+    compares: bool,
 ) -> Result<Merged, Error> {
     let failed = |error| Error::Failed(format!("a merge: {error}"));
     let known = state.clone();
     let mine = tokio::task::spawn_blocking(move || mine(&known)).await.map_err(failed)??;
-    let equal = equal_files(&writing, &state, &mine, &theirs).await;
+    let equal = match compares {
+        true => equal_files(&writing, &state, &mine, &theirs).await,
+        false => HashSet::new(),
+    };
     let work = tokio::task::spawn_blocking(move || {
         merge_now(&state, &mine, (&theirs, &sent), Utc::now(), &equal, writing.on_conflict)
     });
     work.await.map_err(failed)?
-}
-
-/// The same in the actor itself, for small changes that never cease. Files that are not saved are not compared byte by byte.
-pub(super) fn work_out_at_once(
-    writing: &Writing,
-    state: &Arc<CollectionState>,
-    (theirs, sent): (&Snapshot, &[Sent]),
-) -> Result<Merged, Error> {
-    merge_now(state, &mine(state)?, (theirs, sent), Utc::now(), &HashSet::new(), writing.on_conflict)
 }
 
 /// What is here, as a merge is to see it.

@@ -152,8 +152,9 @@ impl Numbers {
         }
         // Where nothing is new there is nothing to have the time.
         let newer = (carried.next > first).then_some((first, modified));
-        let times = self.times.iter().copied().chain(newer).collect();
+        let times: Vec<_> = self.times.iter().copied().chain(newer).collect();
         let sorted = sorted(&carried.by_node);
+        let times = used_times(&times, &carried.by_node, &sorted);
         Numbers { by_node: carried.by_node.into(), sorted, next: carried.next, times, changed: carried.changed }
     }
 
@@ -161,28 +162,17 @@ impl Numbers {
     pub fn fold(&self, old: &Snapshot, fold: &Fold) -> Numbers {
         let mut by_node = vec![0; fold.snapshot.node_limit() as usize];
         let mut changed = HashMap::new();
-        let mut times: Vec<(u32, Time)> = Vec::new();
-        let mut numbers = Vec::with_capacity(by_node.len());
         for old_node in (1..old.node_limit()).map(NodeId) {
             let Some(node) = fold.node(old_node) else { continue };
             let number = self.number(old_node);
             by_node[node.index() as usize] = number;
-            numbers.push(number);
             if let Some(known) = self.changed.get(&number) {
                 changed.insert(number, *known);
             }
         }
-        numbers.sort_unstable();
-        for (index, (first, modified)) in self.times.iter().enumerate() {
-            let end = self.times.get(index + 1).map_or(u32::MAX, |(next, _)| *next);
-            // The first one is for all that has none.
-            let from = numbers.partition_point(|number| number < first);
-            if index == 0 || numbers.get(from).is_some_and(|number| *number < end) {
-                times.push((*first, *modified));
-            }
-        }
         let sorted = sorted(&by_node);
-        Numbers { by_node: by_node.into(), sorted, next: self.limit(old), times: times.into(), changed }
+        let times = used_times(&self.times, &by_node, &sorted);
+        Numbers { by_node: by_node.into(), sorted, next: self.limit(old), times, changed }
     }
 
     /// Gives a node of the new snapshot its number: that of its twin, or a new one.
@@ -230,6 +220,17 @@ fn sorted(by_node: &[u32]) -> Arc<[u32]> {
     let mut sorted: Vec<u32> = (0..by_node.len() as u32).filter(|node| by_node[*node as usize] != 0).collect();
     sorted.sort_unstable_by_key(|node| by_node[*node as usize]);
     sorted.into()
+}
+
+/// Those of the times that some node still has. The first one is for all that has none, the last one for what is added behind.
+fn used_times(times: &[(u32, Time)], by_node: &[u32], sorted: &[u32]) -> Arc<[(u32, Time)]> {
+    let number = |node: &u32| by_node[*node as usize];
+    let is_used = |index: usize| {
+        let Some((end, _)) = times.get(index + 1).filter(|_| index > 0) else { return true };
+        let from = sorted.partition_point(|node| number(node) < times[index].0);
+        sorted.get(from).is_some_and(|node| number(node) < *end)
+    };
+    times.iter().enumerate().filter(|(index, _)| is_used(*index)).map(|(_, time)| *time).collect()
 }
 
 /// Does the new file begin with all the bytes of the old one? Judged by blocks and positions in them, as merges do: the same
@@ -346,6 +347,20 @@ mod tests {
             assert_eq!(folded.modified(*number), numbers.modified(*number), "{number}");
         }
         assert!(folded.limit(&fold.snapshot) >= numbers.limit(&edited), "no number is given twice");
+    }
+
+    /// Another client replaces one file for months.
+    #[test]
+    fn times_of_what_is_gone_are_forgotten() {
+        let versions = [snapshot(". FOO 0:3:kept 0:3:x\n"), snapshot(". FOO BAR 0:3:kept 3:3:x\n")];
+        let mut numbers = Numbers::first(time(0));
+        for step in 1..1_000 {
+            numbers = numbers.carry(&versions[(step - 1) % 2], &versions[step % 2], time(step as i64));
+        }
+        let now = all(&versions[1], &numbers);
+        let modified = |path: &str| numbers.modified(now[path.as_bytes()]);
+        assert_eq!((modified("kept"), modified("x")), (time(0), time(999)));
+        assert!(numbers.times.len() <= 3, "{}", numbers.times.len());
     }
 
     #[test]

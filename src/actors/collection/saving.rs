@@ -280,6 +280,9 @@ impl CollectionActor {
             }
         }
         let touched = std::mem::take(&mut self.local.touched);
+        let mut guard = self.local.guard.plan(Instant::now());
+        // A request without an answer may arrive still, and others may have come in since it was sent.
+        guard.others |= !self.may_have_arrived().is_empty();
         let change = self.local.changes;
         let waiting = self.local.waiters.len();
         let commit = Commit {
@@ -291,11 +294,12 @@ impl CollectionActor {
             aside: self.local.aside.paths(),
             promised: promised.clone(),
             text: self.local.text.take(),
-            guard: self.local.guard.plan(Instant::now()),
+            guard,
             change,
             lost: BTreeMap::new(),
             sent: Vec::new(),
             prepared: None,
+            predicted: 0,
         };
         let marks = self.cell.marks();
         self.local.running = Some(Running { touched, promised, marks, change, began: Instant::now(), waiting });
@@ -307,9 +311,11 @@ impl CollectionActor {
         }));
     }
 
-    fn save_ended(&mut self, Ended { text, sent, saved, blamed, outcome }: Ended, context: &mut Context<Self>) {
+    fn save_ended(&mut self, ended: Ended, context: &mut Context<Self>) {
+        let Ended { text, sent, predicted, saved, blamed, outcome } = ended;
         let Some(running) = self.local.running.take() else { return };
         self.local.text = text;
+        self.local.guard.was_predicted(predicted);
         let (change, took, waiting) = (running.change, running.began.elapsed(), running.waiting);
         let (taken, marks) = (running.touched.clone(), running.marks);
         if !matches!(outcome, Outcome::Done) {

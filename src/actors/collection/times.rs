@@ -11,11 +11,13 @@
 use crate::actors::collection::numbers::Time;
 use crate::actors::collection::state::CollectionState;
 use crate::tree::{NodeId, Snapshot};
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Paths whose times are kept, over all collections; some hundred bytes each. What was noted first goes first.
+/// Paths whose times are kept, over all collections; some hundred bytes each. What was noted first goes first, and of a collection
+/// that has more alone the oldest times. The log says so once.
 const MOST: usize = 200_000;
 
 struct Noted {
@@ -30,6 +32,8 @@ struct Inner {
     /// The oldest first.
     order: VecDeque<String>,
     count: usize,
+    /// The log says already that there are too many.
+    has_told: bool,
 }
 
 impl Inner {
@@ -51,15 +55,20 @@ impl Times {
 
     /// The actor of the collection is about to be stopped.
     pub(in crate::actors) fn note(&self, collection: &str, state: &CollectionState) {
-        let noted: Vec<Noted> = state
+        let mut noted: Vec<Noted> = state
             .special_times()
             .filter_map(|(number, time)| {
                 let node = state.node(number).filter(|node| state.snapshot.is_linked(*node))?;
                 Some(Noted { path: state.snapshot.path(node), content: content(&state.snapshot, node), time })
             })
             .collect();
-        if noted.is_empty() || noted.len() > MOST {
+        if noted.is_empty() {
             return;
+        }
+        let mut forgotten = noted.len().saturating_sub(MOST);
+        if forgotten > 0 {
+            noted.select_nth_unstable_by_key(MOST, |it| Reverse(it.time));
+            noted.truncate(MOST);
         }
         let mut inner = self.inner();
         drop(inner.take(collection));
@@ -69,7 +78,18 @@ impl Times {
         while inner.count > MOST
             && let Some(oldest) = inner.order.pop_front()
         {
-            drop(inner.take(&oldest));
+            forgotten += inner.take(&oldest).len();
+        }
+        let is_news = forgotten > 0 && !std::mem::replace(&mut inner.has_told, true);
+        drop(inner);
+        if is_news {
+            tracing::warn!(
+                collection,
+                forgotten,
+                kept = MOST,
+                "more times of files than are kept while nobody looks at their collections: some files will have the time of their \
+                 collection"
+            );
         }
     }
 
@@ -161,5 +181,16 @@ mod tests {
         assert!(times.inner().count <= MOST);
         assert!(times.take("first", &state.snapshot).is_empty());
         assert_eq!(times.take("second", &state.snapshot).len(), names.len());
+    }
+
+    #[test]
+    fn of_a_collection_with_too_many_times_the_oldest_are_forgotten() {
+        let names: Vec<String> = (0..MOST + 10).map(|number| format!("0:3:{number:06}")).collect();
+        let (times, state) = (Times::default(), state(&format!(". {FOO} {}\n", names.join(" "))));
+        times.note("large", &state);
+        assert!(times.inner().has_told);
+        let taken = times.take("large", &state.snapshot);
+        let oldest = taken.iter().map(|(_, time)| *time).min().unwrap();
+        assert_eq!((taken.len(), oldest), (MOST, time(11)));
     }
 }
