@@ -72,7 +72,7 @@ impl Error {
     /// What somebody can do about a save that failed.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Error::Remote(error) if error.is_unauthorized() => {
+            Error::Remote(error) | Error::Dirty(dirty::Error::Remote(error)) if error.is_unauthorized() => {
                 "the token is not valid any more: have it prolonged and mount again, the data are in the journal; with another \
                  token only what had not reached Keep yet can be saved"
             }
