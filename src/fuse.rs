@@ -20,7 +20,7 @@
 
 use crate::vfs::{FileSystem, FrontEnd};
 use fuse3::MountOptions;
-use fuse3::raw::Session;
+use fuse3::raw::{MountHandle, Session};
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -32,11 +32,13 @@ pub mod adapter;
 pub mod interrupt;
 pub mod mountpoint;
 pub mod notifier;
+mod replacement;
 pub mod requests;
 pub mod statistics;
 pub mod users;
 
 use notifier::Notifier;
+use replacement::{Aside, Uppermost};
 use requests::Requests;
 use statistics::Statistics;
 use tokio::task::JoinHandle;
@@ -56,6 +58,8 @@ pub struct Options {
     pub subtype: Option<String>,
     /// Can anything be changed through this mount? If not, the kernel need not ask us to flush.
     pub writable: bool,
+    /// Takes the place of the FUSE mounts that are there, whosever they are. If they do not go in this time, there is no mount.
+    pub replace: Option<Duration>,
 }
 
 /// A mounted file system. It ends by itself when it is unmounted; see [`Mounted::ended`].
@@ -65,10 +69,13 @@ pub struct Mounted {
     path: PathBuf,
     /// Minor device number, which tells this mount from others at the same place.
     minor: Option<u32>,
+    /// It was mounted elsewhere first: that is the place of which the crate's handle knows.
+    was_moved: bool,
     has_ended: bool,
 }
 
-/// Mounts `file_system` at `path`, an existing empty directory, and serves it on the current runtime.
+/// Mounts `file_system` at `path`, an existing directory, and serves it on the current runtime. The directory is empty, or
+/// what is there is to be replaced.
 ///
 /// Errors: those of the operating system, or that `fusermount3` failed (it says why on stderr).
 pub async fn mount<F: FileSystem>(
@@ -77,6 +84,71 @@ pub async fn mount<F: FileSystem>(
     options: &Options,
     statistics: Arc<Statistics>,
 ) -> std::io::Result<Mounted> {
+    let requests = Arc::new(Requests::default());
+    let begin = async |place: &Path| -> std::io::Result<Begun> {
+        let adapter =
+            adapter::Adapter::new(file_system.clone(), statistics.clone(), requests.clone(), options.writable);
+        let _alone = MOUNTING.lock().await;
+        let before = devices();
+        let session = Session::new(mount_options(options)).mount_with_unprivileged(adapter, place).await?;
+        keep_from_children();
+        let minor = mountpoint::find(place).map(|mount| mount.minor);
+        // An error from here on drops the session, which unmounts.
+        Ok(Begun { session, minor, device: duplicate(device(minor, &before))? })
+    };
+    let mut begun = None;
+    if let Some(limit) = options.replace
+        && mountpoint::find(path).is_some_and(|mount| mount.matches(None))
+    {
+        let aside = async || {
+            let aside = Aside::new()?;
+            let begun = begin(aside.path()).await?;
+            Ok((begun, Some(aside.take()?)))
+        };
+        match aside().await {
+            Ok(made) => begun = Some(made),
+            Err(error) => {
+                let error: std::io::Error = error;
+                tracing::debug!(%error, "the mount cannot be made aside: the old one goes first");
+                mountpoint::unmount(path, None, limit).map_err(std::io::Error::other)?;
+            }
+        }
+    }
+    let (begun, tree) = match begun {
+        Some(begun) => begun,
+        None => (begin(path).await?, None),
+    };
+    let notifier = Notifier::start(begun.device, requests)?;
+    let ending = notifier.clone();
+    let session = tokio::spawn(async move {
+        let result = begun.session.await;
+        // At once, whoever asks for the result and when: as long as the duplicate is open, users of a mount whose session
+        // failed would wait for answers.
+        ending.close();
+        result
+    });
+    let minor = begun.minor;
+    if let Some(minor) = minor {
+        mountpoint::set_read_ahead(minor, READ_AHEAD);
+    }
+    let was_moved = tree.is_some();
+    let mounted = Mounted { session, notifier, path: path.to_owned(), minor, was_moved, has_ended: false };
+    if let Some(tree) = tree {
+        let path = path.to_owned();
+        // What takes a mount away may wait for the last of its users.
+        tokio::task::spawn_blocking(move || tree.replace(&path)).await??;
+    }
+    Ok(mounted)
+}
+
+/// A session with the kernel that has just begun.
+struct Begun {
+    session: MountHandle,
+    minor: Option<u32>,
+    device: OwnedFd,
+}
+
+fn mount_options(options: &Options) -> MountOptions {
     let mut mount_options = MountOptions::default();
     let mut custom = format!("max_read={MAX_READ}");
     match options.subtype.as_deref().filter(|subtype| !subtype.is_empty()) {
@@ -90,30 +162,7 @@ pub async fn mount<F: FileSystem>(
         }
     }
     mount_options.allow_other(options.allow_other).force_readdir_plus(true).custom_options(custom);
-    let requests = Arc::new(Requests::default());
-    let adapter = adapter::Adapter::new(file_system, statistics, requests.clone(), options.writable);
-    let (session, minor, device) = {
-        let _alone = MOUNTING.lock().await;
-        let before = devices();
-        let session = Session::new(mount_options).mount_with_unprivileged(adapter, path).await?;
-        keep_from_children();
-        let minor = mountpoint::find(path).map(|mount| mount.minor);
-        (session, minor, duplicate(device(minor, &before)))
-    };
-    // An error from here on drops the session, which unmounts.
-    let notifier = Notifier::start(device?, requests)?;
-    let ending = notifier.clone();
-    let session = tokio::spawn(async move {
-        let result = session.await;
-        // At once, whoever asks for the result and when: as long as the duplicate is open, users of a mount whose session
-        // failed would wait for answers.
-        ending.close();
-        result
-    });
-    if let Some(minor) = minor {
-        mountpoint::set_read_ahead(minor, READ_AHEAD);
-    }
-    Ok(Mounted { session, notifier, path: path.to_owned(), minor, has_ended: false })
+    mount_options
 }
 
 impl Mounted {
@@ -192,6 +241,14 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         self.notifier.close();
+        if self.was_moved && !self.session.is_finished() {
+            let (path, minor) = (self.path.clone(), self.minor);
+            // Not on this thread: it may have to write back what only we can take.
+            std::thread::spawn(move || {
+                let mount = Uppermost::at(&path).ok().flatten().filter(|mount| Some(mount.minor()) == minor);
+                mount.map(|mount| mount.take_away())
+            });
+        }
         // Drops the crate's handle, which unmounts what is still mounted.
         self.session.abort();
     }

@@ -245,7 +245,8 @@ async fn every_answer_of_keep_is_read() {
                     (200, Ok(block)) => assert!(right && block == sent, "{name}"),
                     (200, Err(Error::BlockUnreadable { .. })) => assert!(!right, "{name}"),
                     (404, Err(Error::BlockNotFound { .. })) => {}
-                    (400 | 401 | 403 | 422, Err(Error::BlockRefused { .. })) => {}
+                    (400 | 401 | 422, Err(Error::BlockRefused { .. })) => {}
+                    (403, Err(Error::TokenRefused { .. })) => {}
                     (405 | 502, Err(Error::BlockUnreadable { .. })) => {}
                     (status, outcome) => panic!("{name}: {status} gave {outcome:?}"),
                 }
@@ -261,7 +262,8 @@ async fn every_answer_of_keep_is_read() {
                         assert_ne!(BlockHash::of(content.as_bytes()), locator.hash(), "{name}");
                     }
                     (_, Ok(_)) if content.is_empty() => {}
-                    (400 | 401 | 403 | 413 | 500..=507, Err(Error::BlockUnwritable { .. })) => {}
+                    (403, Err(Error::TokenRefused { .. })) => {}
+                    (400 | 401 | 413 | 500..=507, Err(Error::BlockUnwritable { .. })) => {}
                     (status, outcome) => panic!("{name}: {status} gave {outcome:?}"),
                 }
                 puts += 1;

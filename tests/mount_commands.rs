@@ -3,12 +3,17 @@
 mod mount_support;
 mod support;
 
+use arvados::fuse::mountpoint;
 use mount_support::Client;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::{Cluster, LIMIT, arvados, run, until, wait};
 
@@ -143,6 +148,128 @@ fn replaced_mount_leaves_its_successor_alone() {
     assert!(next.try_wait().unwrap().is_none());
     assert!(run(arvados().args(["mount", "--unmount"]).arg(&path), LIMIT).status.success());
     assert_eq!(wait(&mut next, LIMIT).and_then(|status| status.code()), Some(0));
+}
+
+/// What somebody sees who asks for the file system at a path all the time, but for a mount, dead or alive.
+struct Watcher {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Vec<String>>,
+}
+
+impl Watcher {
+    fn start(path: &Path) -> Watcher {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (path, stopped) = (path.to_owned(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                match statfs(&path) {
+                    Ok(found) if found.filesystem_type() == FUSE_SUPER_MAGIC => {}
+                    Err(Errno::ENOTCONN | Errno::ECONNABORTED) => {}
+                    other => seen.push(format!("{:?}", other.map(|found| found.filesystem_type()))),
+                }
+            }
+            seen
+        });
+        Watcher { stop, thread }
+    }
+
+    fn end(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Whether a mount can be put beneath another: root's right, since Linux 6.5.
+fn can_mount_beneath() -> bool {
+    let release = nix::sys::utsname::uname().unwrap().release().to_str().unwrap().to_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    nix::unistd::geteuid().is_root() && version >= (6, 5)
+}
+
+/// What is written to the path in such a moment would land in the directory below.
+#[test]
+fn nobody_sees_the_directory_below_while_a_mount_is_replaced() {
+    if !can_mount_beneath() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let mut mount = cluster.mount(&["--subtype=before", "--mount-by-id=first"]);
+    let path = mount.path();
+    let number_of_mounts = || mountpoint::list().unwrap().iter().filter(|mount| mount.path == path).count();
+    for round in 0..10 {
+        if round % 2 == 0 {
+            mount.process.kill().unwrap();
+            mount.process.wait().unwrap();
+        }
+        let watcher = Watcher::start(&path);
+        let mut command = mount_command(&cluster);
+        command.args(["--foreground", "--replace", "--allow-other", "--subtype=new"]);
+        command.arg(format!("--mount-by-id=round{round}")).arg(&path).stderr(Stdio::null());
+        let before = std::mem::replace(&mut mount.process, command.spawn().unwrap());
+        until("the next mount", || path.join(format!("round{round}")).is_dir());
+        let seen = watcher.end();
+        assert!(seen.is_empty(), "round {round}: {} looks at {:?}", seen.len(), seen.first());
+        let mut before = before;
+        assert!(wait(&mut before, LIMIT).is_some(), "the one that was replaced ends");
+        assert_eq!(number_of_mounts(), 1, "nothing is left beneath");
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = mounts.lines().find(|line| line.split(' ').nth(1) == path.to_str()).expect("it is mounted");
+    assert!(line.starts_with("new ") && line.contains(" fuse.new rw,nosuid,nodev,"), "{line}");
+    assert!(line.contains("allow_other") && line.contains("max_read=1048576"), "{line}");
+    assert!(run(Command::new("fusermount3").arg("-u").arg(&path), LIMIT).status.success());
+    assert_eq!(wait(&mut mount.process, LIMIT).and_then(|status| status.code()), Some(0), "it notices the unmount");
+}
+
+/// Several mounts on top of each other go all, and what is no FUSE mount stays.
+#[test]
+fn all_mounts_on_top_of_each_other_are_replaced_but_not_what_is_no_fuse_mount() {
+    if !can_mount_beneath() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let directory = tempfile::tempdir().unwrap();
+    let tmpfs = Tmpfs::new(directory.path());
+    let start = |options: &[&str]| {
+        let mut command = mount_command(&cluster);
+        command.arg("--foreground").args(options).arg(&tmpfs.0).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut children = vec![start(&["--mount-by-id=one"])];
+    until("the first", || tmpfs.0.join("one").is_dir());
+    // Our command mounts on no directory that has something in it.
+    let beside = cluster.mount(&["--custom"]);
+    nix::mount::mount(Some(&beside.path()), &tmpfs.0, None::<&str>, nix::mount::MsFlags::MS_BIND, None::<&str>)
+        .unwrap();
+    let watcher = Watcher::start(&tmpfs.0);
+    children.push(start(&["--replace", "--mount-by-id=two"]));
+    until("the second", || tmpfs.0.join("two").is_dir());
+    assert_eq!(watcher.end(), Vec::<String>::new());
+    let left: Vec<String> =
+        mountpoint::list().unwrap().into_iter().filter(|it| it.path == tmpfs.0).map(|it| it.kind).collect();
+    assert_eq!(left, ["tmpfs", "fuse"]);
+    drop(tmpfs);
+    for mut child in children {
+        assert!(wait(&mut child, LIMIT).is_some(), "it ends with its mount");
+    }
+}
+
+/// A file system of another type, with whatever is mounted on it; unmounted when dropped.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn new(directory: &Path) -> Tmpfs {
+        let (none, flags) = (None::<&str>, nix::mount::MsFlags::empty());
+        nix::mount::mount(Some("tmpfs"), directory, Some("tmpfs"), flags, none).unwrap();
+        Tmpfs(directory.to_owned())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        while nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH).is_ok() {}
+    }
 }
 
 #[test]

@@ -414,3 +414,46 @@ async fn a_service_without_room_or_with_a_damaged_copy_is_passed_over_and_too_fe
         assert!(error.to_string().starts_with("Keep write error") && error.to_string().contains("stored 1"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_token_that_a_proxy_does_not_accept_is_told_from_a_signature_and_from_an_outage() {
+    // What the real one says: `keep/06-proxy-put-bad-token` among the recordings.
+    let text = "Missing or invalid Authorization header, or method not allowed\n";
+    let proxy = Server::plain(move |_| Reply::status(403, text)).await;
+    let client = keep(&[&proxy], retries(3));
+    let once = PutRequest { replicas: Some(1), ..PutRequest::default() };
+    let error = within(client.put(DATA.into(), &once)).await.unwrap_err();
+    assert!(error.is_unauthorized() && !error.is_temporary(), "{error:?}");
+    assert!(error.to_string().starts_with("Keep write error") && error.to_string().contains("the token"), "{error}");
+    let error = within(client.get(&locator())).await.unwrap_err();
+    assert!(error.is_unauthorized() && error.is_refused_signature(), "{error:?}");
+    assert_eq!(proxy.lines().len(), 2, "asking again is of no use");
+    let full = Server::plain(|_| Reply::status(503, "")).await;
+    let client = keep(&[&proxy, &full], retries(0));
+    let error = within(client.put(DATA.into(), &once)).await.unwrap_err();
+    assert!(error.is_temporary() && !error.is_unauthorized(), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_down_does_not_keep_a_transfer_from_the_services_that_are_known() {
+    let failing = || Reply::status(503, "");
+    let stored = Reply::ok(format!("{}+{}", BlockHash::of(DATA), DATA.len()));
+    for (is_get, good) in [(true, Reply::ok(DATA)), (false, stored)] {
+        let service = Server::plain(first_then(1, failing(), good)).await;
+        let record = json!({
+            "uuid": "zzzzz-bi6l4-000000000000000", "service_host": "127.0.0.1", "service_port": service.address.port(),
+            "service_ssl_flag": false, "service_type": "disk", "read_only": false
+        });
+        let list = Reply::json(&json!({"items": [record], "items_available": 1}));
+        let api = Server::tls(first_then(1, list, Reply::Silence)).await;
+        let network = network(Some(&api), &[]);
+        let client = HttpKeep::new(network.clone(), Arc::new(HttpApi::new(network, retries(2)).unwrap()), retries(2));
+        if is_get {
+            assert_eq!(within(client.get(&locator())).await.unwrap(), DATA);
+        } else {
+            let request = PutRequest { replicas: Some(1), storage_classes: vec!["default".to_owned()] };
+            within(client.put(DATA.into(), &request)).await.unwrap();
+        }
+        assert_eq!((service.lines().len(), api.lines().len()), (2, 2));
+    }
+}

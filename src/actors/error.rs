@@ -72,8 +72,9 @@ impl Error {
     /// What somebody can do about a save that failed.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Error::Remote(error) if error.is_unauthorized() => {
+            Error::Remote(error) | Error::Dirty(dirty::Error::Remote(error)) if error.is_unauthorized() => {
                 "the token is not valid any more: mount again with a new one, or have this one prolonged; the data are in the journal"
+            }
             }
             Error::Remote(error) if error.is_forbidden() => "ask for write permission on the collection",
             Error::Remote(error) if error.is_not_found() => {

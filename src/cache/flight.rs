@@ -86,7 +86,10 @@ impl Common {
         let hash = locator.hash();
         Counters::count(&self.counters.renewals, 1);
         tracing::info!(block = %hash, reason = %first, "asking for a fresh signature");
-        let not_renewed = |problem: String| Error::NotRenewed { hash, problem };
+        let not_renewed = |problem: String| match first.is_unauthorized() {
+            true => Error::Remote(first.clone()),
+            false => Error::NotRenewed { hash, problem },
+        };
         let fresh = renew.renew(&locator).await.map_err(not_renewed)?;
         if fresh.hash() != hash {
             return Err(not_renewed("a locator of another block came back".to_owned()));

@@ -7,6 +7,7 @@
 
 use nix::mount::{MntFlags, umount2};
 use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -34,6 +35,8 @@ pub enum Error {
 pub struct MountPoint {
     /// Number of the mount, as `fdinfo` has it.
     pub id: u32,
+    /// Number of the mount that it is mounted on.
+    pub parent: u32,
     /// Minor device number: the name of the FUSE connection.
     pub minor: u32,
     pub path: PathBuf,
@@ -52,7 +55,7 @@ impl MountPoint {
     }
 }
 
-/// All mounts of this mount namespace, in the order of mounting.
+/// All mounts of this mount namespace, more or less in the order of mounting: what was mounted beneath another comes after it.
 pub fn list() -> Result<Vec<MountPoint>, Error> {
     let text = std::fs::read("/proc/self/mountinfo").map_err(Error::List)?;
     Ok(parse_list(&text))
@@ -66,12 +69,14 @@ pub fn parse_list(text: &[u8]) -> Vec<MountPoint> {
 /// `36 35 0:53 / /mnt/a\040b rw,… shared:1 - fuse.s source rw,…`; `None` for what is not of this form.
 fn parse(line: &[u8]) -> Option<MountPoint> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let device = std::str::from_utf8(fields.by_ref().nth(1)?).ok()?;
+    let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+    let (id, parent) = (number()?, number()?);
+    let device = std::str::from_utf8(fields.next()?).ok()?;
     let minor = device.split_once(':')?.1.parse().ok()?;
     let path = PathBuf::from(unescape(fields.by_ref().nth(1)?));
     let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some(MountPoint { id, minor, path, kind: String::from_utf8_lossy(&unescape_bytes(kind)).into_owned() })
+    let kind = String::from_utf8_lossy(&unescape_bytes(kind)).into_owned();
+    Some(MountPoint { id, parent, minor, path, kind })
 }
 
 fn unescape(field: &[u8]) -> OsString {
@@ -146,7 +151,8 @@ pub fn unmount(path: &Path, subtype: Option<&str>, limit: Duration) -> Result<bo
     let mut found = false;
     let mut reason = String::from("it is still mounted");
     loop {
-        let Some(mount) = list()?.into_iter().rev().find(|mount| mount.path == path) else { return Ok(found) };
+        let mounts = list()?;
+        let Some(mount) = uppermost(&mounts, path) else { return Ok(found) };
         if !mount.matches(subtype) {
             return Ok(found);
         }
@@ -154,8 +160,8 @@ pub fn unmount(path: &Path, subtype: Option<&str>, limit: Duration) -> Result<bo
             return Err(Error::TimedOut { path: path.to_owned(), seconds: limit.as_secs_f64(), reason });
         }
         found = true;
-        abort(&mount);
-        match detach(path) {
+        let is_aborted = abort(mount);
+        match detach(path, is_aborted) {
             Ok(()) => continue,
             Err(text) => reason = text,
         }
@@ -179,23 +185,26 @@ pub fn unmount_all(path: &Path, subtype: Option<&str>, limit: Duration) -> Resul
     Ok(found)
 }
 
-/// Ends every request of the connection, so that nobody hangs in it and nothing keeps the mount busy.
-/// Without `fusectl` (or the right to write there) the forced unmount of [`detach`] does the same for root.
-fn abort(mount: &MountPoint) {
+/// Ends every request of the connection, so that nobody hangs in it and nothing keeps the mount busy; returns whether it
+/// could. Without `fusectl` (or the right to write there) a forced unmount does the same for root.
+pub(super) fn abort(mount: &MountPoint) -> bool {
     let switch = format!("{CONNECTIONS}/{}/abort", mount.minor);
-    if let Err(error) = std::fs::write(&switch, "1") {
+    let result = std::fs::write(&switch, "1");
+    if let Err(error) = &result {
         tracing::debug!(%switch, %error, "cannot abort the connection");
     }
+    result.is_ok()
 }
 
-/// Detaches the mount: as the user who made it with `fusermount3`, otherwise with the right of root.
-fn detach(path: &Path) -> Result<(), String> {
-    let (status, text) = fusermount([OsStr::new("-u"), OsStr::new("-z"), path.as_os_str()]);
-    if status {
+/// Detaches the mount: with the right of root, which takes no time, or as the user who made it with `fusermount3`.
+fn detach(path: &Path, is_aborted: bool) -> Result<(), String> {
+    let forced = || umount2(path, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
+    let lazily = || umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+    if !is_aborted && forced().is_ok() || lazily().is_ok() {
         return Ok(());
     }
-    let forced = umount2(path, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
-    forced.or_else(|_| umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)).map_err(|_| text)
+    let (status, text) = fusermount([OsStr::new("-u"), OsStr::new("-z"), path.as_os_str()]);
+    if status { Ok(()) } else { Err(text) }
 }
 
 /// Runs `fusermount3` and returns whether it succeeded and what it said.
@@ -209,7 +218,21 @@ pub fn fusermount<'a>(arguments: impl IntoIterator<Item = &'a OsStr>) -> (bool, 
 
 /// The uppermost mount at `path`.
 pub fn find(path: &Path) -> Option<MountPoint> {
-    list().ok()?.into_iter().rev().find(|mount| mount.path == path)
+    uppermost(&list().ok()?, path).cloned()
+}
+
+/// The one at `path` on which none of the others there is mounted. If there are several, as beneath a mount over a folder
+/// on the way to `path`, the latest.
+fn uppermost<'a>(mounts: &'a [MountPoint], path: &Path) -> Option<&'a MountPoint> {
+    let here = || mounts.iter().filter(|mount| mount.path == path);
+    here().rev().find(|mount| here().all(|other| other.parent != mount.id))
+}
+
+/// The number of the mount that an open file is in.
+pub fn number(file: BorrowedFd) -> std::io::Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let number = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    number.ok_or_else(|| std::io::Error::other("the kernel does not tell the mount of an open file"))
 }
 
 /// Raises the read-ahead of a mount to `kibibytes`, where we may: the kernel's default of 128 KiB costs a single
@@ -229,18 +252,32 @@ mod tests {
     fn line_of_mountinfo_with_spaces_in_the_path_is_understood() {
         let line = br"36 35 0:53 / /mnt/a\040b\134c rw,nosuid shared:1 - fuse.sub\040type source rw";
         let mount = parse(line).expect("a well-formed line");
-        assert_eq!(mount, MountPoint { id: 36, minor: 53, path: "/mnt/a b\\c".into(), kind: "fuse.sub type".into() });
+        assert_eq!(
+            mount,
+            MountPoint { id: 36, parent: 35, minor: 53, path: "/mnt/a b\\c".into(), kind: "fuse.sub type".into() }
+        );
         assert_eq!(parse(b"not a line"), None);
         assert_eq!(parse(b""), None);
     }
 
     #[test]
     fn subtype_selects() {
-        let mount = |kind: &str| MountPoint { id: 1, minor: 1, path: "/x".into(), kind: kind.into() };
+        let mount = |kind: &str| MountPoint { id: 1, parent: 0, minor: 1, path: "/x".into(), kind: kind.into() };
         assert!(mount("fuse").matches(None) && mount("fuse.a").matches(None) && !mount("ext4").matches(None));
         assert!(mount("fuse").matches(Some("")) && !mount("fuse.a").matches(Some("")));
         assert!(mount("fuse.a").matches(Some("a")) && !mount("fuse").matches(Some("a")));
         assert!(!mount("fuseblk").matches(None), "a block device behind FUSE is not ours to abort");
+    }
+
+    #[test]
+    fn uppermost_mount_is_the_one_on_which_no_other_is_mounted() {
+        let mount =
+            |id, parent, path: &str| MountPoint { id, parent, minor: id, path: path.into(), kind: "fuse".into() };
+        let find = |mounts: &[MountPoint]| uppermost(mounts, Path::new("/x")).map(|mount| mount.id);
+        assert_eq!(find(&[mount(5, 1, "/x"), mount(6, 5, "/x"), mount(7, 6, "/x/y")]), Some(6));
+        assert_eq!(find(&[mount(5, 8, "/x"), mount(8, 1, "/x")]), Some(5), "the later one was mounted beneath");
+        assert_eq!(find(&[mount(5, 1, "/x"), mount(8, 7, "/x")]), Some(8), "the first is hidden");
+        assert_eq!(find(&[mount(7, 6, "/x/y")]), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use crate::fuse::mountpoint::{self, MountPoint};
 use std::collections::HashMap;
 use std::fmt;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -110,8 +110,7 @@ fn leads_into(link: &Path, points: &[MountPoint]) -> Option<PathBuf> {
 /// The number of the mount that a link of `/proc` leads to; `None` if we may not follow it.
 fn mount_of(link: &Path) -> Option<u32> {
     let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(link).ok()?;
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+    mountpoint::number(file.as_fd()).ok()
 }
 
 /// `7f00-7f01 r--p 00000000 00:2b 42   /mnt/f`: the file of a line of `maps` if it is on this device.
@@ -128,6 +127,7 @@ fn mapped(line: &[u8], minor: u32) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     #[test]
     fn mapped_file_is_told_by_its_device() {
@@ -144,7 +144,7 @@ mod tests {
         let file = std::fs::File::create(directory.path().join("f")).expect("a file");
         let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let id = mount_of(&link).expect("our own file");
-        let point = |id| MountPoint { id, minor: 1, path: directory.path().to_owned(), kind: "fuse".into() };
+        let point = |id| MountPoint { id, parent: 0, minor: 1, path: directory.path().to_owned(), kind: "fuse".into() };
         assert_eq!(leads_into(&link, &[point(id)]), Some(directory.path().join("f")));
         assert_eq!(leads_into(&link, &[point(id + 1)]), None, "it lies below the mount point, hidden by the mount");
     }

@@ -50,7 +50,7 @@ pub enum Error {
     /// All Keep services say that they have no such block (403, 404 or 410 from each: protocol.md 8.4).
     #[error("Block not found error: {hash} ({detail})")]
     BlockNotFound { hash: String, detail: String },
-    /// Keep refused the signature of the locator (400, 401, 403, or 422 from a keepproxy): a fresh one may help.
+    /// Keep refused the signature of the locator (400, 401, or 422 from a keepproxy): a fresh one may help.
     #[error("block {hash} refused: {detail}; its signature has expired or is not valid for this token")]
     BlockRefused { hash: String, detail: String },
     /// No service delivered the block whole and undamaged. `temporary`: another try later may.
@@ -59,6 +59,11 @@ pub enum Error {
     /// The block could not be stored often enough. `full`: because a service has no room.
     #[error("Keep write error: block {hash}: {detail}")]
     BlockUnwritable { hash: String, detail: String, temporary: bool, full: bool },
+    /// A keepproxy does not accept our token, and nobody else could help. `what`: the phrase for this kind of failure.
+    #[error(
+        "{what}: block {hash}: {detail}; the token has expired or may not do this: have it prolonged, or mount again with another"
+    )]
+    TokenRefused { what: &'static str, hash: String, detail: String },
     /// A locator that cannot be fetched whatever the servers say.
     #[error("block locator {locator}: {problem}")]
     Locator { locator: String, problem: String },
@@ -131,12 +136,12 @@ impl Error {
 
     /// A fresh locator of the same block may succeed.
     pub fn is_refused_signature(&self) -> bool {
-        matches!(self, Error::BlockRefused { .. })
+        matches!(self, Error::BlockRefused { .. } | Error::TokenRefused { .. })
     }
 
-    /// The token is not valid (any more): 401.
+    /// The token is not valid (any more): 401, or 403 from a keepproxy.
     pub fn is_unauthorized(&self) -> bool {
-        self.status() == Some(401)
+        self.status() == Some(401) || matches!(self, Error::TokenRefused { .. })
     }
 
     /// The token may not do this: 403.

@@ -15,6 +15,7 @@ mod answer;
 pub mod client;
 mod known;
 mod receive;
+mod send;
 pub mod services;
 mod upload;
 

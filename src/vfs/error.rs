@@ -79,6 +79,7 @@ impl Error {
             Error::Interrupted => libc::EINTR,
             Error::Remote(error) => of_remote(error),
             Error::Actor(error) => of_actor(error),
+            Error::Cache(cache::Error::Remote(error)) => of_remote(error),
             Error::Cache(_) | Error::Panicked => libc::EIO,
         }
     }
@@ -154,5 +155,21 @@ fn of_name(problem: &NameProblem) -> i32 {
         NameProblem::NotUtf8 => libc::EILSEQ,
         NameProblem::Reserved => libc::EPERM,
         _ => libc::EINVAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_that_keep_does_not_accept_is_a_lack_of_permission_in_reading_and_writing() {
+        let refused = || remote::Error::TokenRefused { what: "Keep write error", hash: "h".into(), detail: "d".into() };
+        assert_eq!(Error::Cache(refused().into()).errno(), libc::EACCES);
+        let written = actors::Error::Dirty(dirty::Error::Remote(refused()));
+        assert!(written.remedy().starts_with("the token is not valid any more"));
+        assert_eq!(Error::Actor(written).errno(), libc::EACCES);
+        let missing = remote::Error::BlockNotFound { hash: "h".into(), detail: "d".into() };
+        assert_eq!(Error::Cache(missing.into()).errno(), libc::EIO, "the file is there, its data are not");
     }
 }

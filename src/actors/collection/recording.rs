@@ -12,7 +12,7 @@ use crate::actors::collection::state::CollectionState;
 use crate::dirty::content::{Extent, Source};
 use crate::dirty::{Backing, Content, DirtyFile, Scratch};
 use crate::journal::{Base, Change, Journal, Operation, Piece as RecordedPiece, Sent, Sequence};
-use crate::keep::Locator;
+use crate::keep::{BlockHash, Locator};
 use crate::keep::manifest::Piece;
 use crate::remote::keep::PutRequest;
 use crate::tree::commit::{Depth, Touched};
@@ -283,7 +283,7 @@ pub(super) fn replay(
         latest.extend(change.bases.iter().map(|(path, base)| (&path[..], base)));
     }
     let mut base = today.edit();
-    for (path, was) in latest {
+    for (path, was) in &latest {
         match was {
             Base::Absent => remove(&mut base, path)?,
             Base::Directory => {
@@ -333,6 +333,15 @@ pub(super) fn replay(
             }
         }
     }
+    for (path, was) in &latest {
+        // It was saved, and is in a later record because something else of it was looked at.
+        if let Base::File { pieces } = was
+            && contents.get(*path).is_some_and(|(content, _)| is_inline_of(content, pieces))
+        {
+            contents.remove(*path);
+            sent::make(&mut mine, path, was)?;
+        }
+    }
     let mut files = Vec::new();
     let mut lost: Vec<(Vec<u8>, crate::dirty::Error)> = Vec::new();
     for (path, (content, modified)) in contents {
@@ -358,6 +367,14 @@ pub(super) fn replay(
         }
     }
     Ok(Replayed { base, mine: mine.finish(), drafts, touched, kept })
+}
+
+/// Whether the record itself has the bytes that these pieces, a whole block, have on the server.
+fn is_inline_of(content: &Content, pieces: &[RecordedPiece]) -> bool {
+    let ([Extent { source: Source::Inline(bytes), .. }], [piece]) = (&content.extents[..], pieces) else { return false };
+    let is_whole = piece.offset == 0 && piece.length == piece.block_size && piece.length == content.size;
+    let hash = piece.locator.split('+').next().and_then(|hash| hash.parse().ok());
+    is_whole && bytes.len() as u64 == content.size && hash == Some(BlockHash::of(bytes))
 }
 
 /// Leaves the server what it has where files are lost. What was removed together with such a file may have been moved there, so it is

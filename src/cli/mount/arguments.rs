@@ -130,7 +130,8 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "exec", help_heading = MOUNTING)]
     pub restart: bool,
 
-    /// Unmount a FUSE mount that is at MOUNT_DIR before mounting
+    /// Take the place of FUSE mounts that are at MOUNT_DIR, of whatever subtype and in whatever state. As root, and since
+    /// Linux 6.5, there is no moment without a mount
     #[arg(long, group = "unmounting", help_heading = MOUNTING)]
     pub replace: bool,
 

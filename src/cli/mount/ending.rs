@@ -128,8 +128,8 @@ impl Ending<'_> {
         let (supervisor, keep) = (self.supervisor, self.keep);
         let saving = writing::flush(supervisor);
         let stuck = stuck(|| {
-            let sent = keep.traffic().sent_bytes.load(Ordering::Relaxed);
-            (supervisor.unsaved_collections().len(), sent)
+            let offered = keep.traffic().offered_bytes.load(Ordering::Relaxed);
+            (supervisor.unsaved_collections().len(), offered)
         });
         tokio::pin!(saving, stuck);
         loop {

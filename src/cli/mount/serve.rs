@@ -9,7 +9,7 @@ use crate::actors::filters::Filters;
 use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget, SMALLEST_LIMIT};
 use crate::fuse::statistics::Statistics;
-use crate::fuse::{self, Mounted, mountpoint};
+use crate::fuse::{self, Mounted};
 use crate::remote::api::{Api, HttpApi};
 use crate::remote::keep::HttpKeep;
 use crate::remote::retry::Retries;
@@ -193,14 +193,12 @@ async fn serve(
     command: Option<Vec<OsString>>,
 ) -> Result<ExitCode, Refusal> {
     let limit = Duration::from_secs_f64(arguments.unmount_timeout);
-    if arguments.replace {
-        mountpoint::unmount(path, None, limit).map_err(|error| Refusal::failure(error.to_string()))?;
-    }
     let signals = Signals::new().map_err(|error| Refusal::failure(format!("cannot watch for signals: {error}")))?;
     let options = fuse::Options {
         allow_other: arguments.allow_other,
         subtype: arguments.subtype.clone(),
         writable: arguments.read_write,
+        replace: arguments.replace.then_some(limit),
     };
     let mounted = fuse::mount(service.site.clone(), path, &options, service.statistics.clone()).await;
     let mut mounted = mounted.map_err(|error| Refusal::failure(format!("cannot mount {}: {error}", path.display())))?;

@@ -7,6 +7,9 @@ use std::fmt;
 pub(super) enum Problem {
     /// It answered with this status and text.
     Status { status: u16, text: String },
+    /// A keepproxy does not accept our token: it asks the API server, as no keepstore does, and answers 403 (protocol.md 7.4; a
+    /// signature is 422 to it).
+    Token { text: String },
     /// It could not be reached, or the connection broke.
     Unreachable { problem: String },
     /// Too long without a byte, or too few of them.
@@ -20,6 +23,7 @@ impl fmt::Display for Problem {
         match self {
             Problem::Status { status, text } if text.is_empty() => write!(formatter, "{status}"),
             Problem::Status { status, text } => write!(formatter, "{status} {text}"),
+            Problem::Token { text } => write!(formatter, "403 {text}"),
             Problem::Unreachable { problem } | Problem::Slow { problem } | Problem::Damaged { problem } => {
                 formatter.write_str(problem)
             }
@@ -32,7 +36,7 @@ impl fmt::Display for Problem {
 pub(super) enum Verdict {
     /// It does not have the block.
     Missing,
-    /// It does not accept the locator's signature.
+    /// It does not accept the locator's signature, or our token.
     Refused,
     /// It will not do it, whatever happens.
     Permanent,
@@ -48,13 +52,15 @@ impl Problem {
         match self {
             Problem::Status { status, .. } => match status {
                 404 | 410 => Verdict::Missing,
-                // 400 and 401 from keepstore, 403 and 422 from keepproxy.
+                // 400 and 401 from keepstore, 422 from keepproxy.
                 400 | 401 | 403 | 422 => Verdict::Refused,
                 // Data that the server itself found damaged: its own retries are behind it.
                 502 => Verdict::Damaged,
                 status if is_temporary(*status) => Verdict::Temporary,
                 _ => Verdict::Permanent,
             },
+            // Asking for a fresh locator is how the API server gets to say what is wrong with the token.
+            Problem::Token { .. } => Verdict::Refused,
             Problem::Unreachable { .. } | Problem::Slow { .. } => Verdict::Temporary,
             Problem::Damaged { .. } => Verdict::Damaged,
         }
@@ -65,7 +71,7 @@ impl Problem {
         match self {
             Problem::Status { status, .. } => is_temporary(*status),
             Problem::Unreachable { .. } | Problem::Slow { .. } => true,
-            Problem::Damaged { .. } => false,
+            Problem::Token { .. } | Problem::Damaged { .. } => false,
         }
     }
 }

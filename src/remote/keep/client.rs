@@ -1,8 +1,8 @@
 //! Keep over HTTP: rounds over the services until one has the block.
 //!
 //! A round asks every service that may still have the block, in its order. After a round without success the list of
-//! services is fetched again (it may have changed, and a read that fails is worth a request), and there is another round
-//! of those that failed for a passing reason or are new, after a pause if any of them was asked before. The number of
+//! services is fetched again (it may have changed, and a read that fails is worth a request, but no long wait for an API server that
+//! is down as well), and there is another round of those that failed for a passing reason or are new, after a pause if any of them was asked before. The number of
 //! rounds is bounded by [`Retries`], and none starts after its deadline; a transfer under way is bounded by its speed.
 
 use crate::keep::{Locator, MAX_BLOCK_SIZE};
@@ -10,6 +10,7 @@ use crate::remote::api::Api;
 use crate::remote::error::{Error, Result};
 use crate::remote::keep::answer::{Problem, Verdict};
 use crate::remote::keep::known::KnownServices;
+use crate::remote::keep::send::Patience;
 use crate::remote::keep::services::{Health, Service, ServiceKind, ServiceList};
 use crate::remote::keep::{Keep, PutRequest, Stored, receive, upload};
 use crate::remote::network::{self, Network};
@@ -27,11 +28,14 @@ use tokio::time::{Instant, sleep, timeout};
 /// Connect timeouts: 2 s, for proxies 20 s, doubling each round (protocol.md 7.3), up to a minute.
 const CONNECT: Duration = Duration::from_secs(2);
 const CONNECT_PROXY: Duration = Duration::from_secs(20);
-const CONNECT_LONGEST: Duration = Duration::from_secs(60);
+pub(super) const CONNECT_LONGEST: Duration = Duration::from_secs(60);
 /// Doublings that differ: 2, 4, 8, 16, 32, 60 s and 20, 40, 60 s.
 const CONNECT_STEPS: usize = 6;
 /// From the request to the first byte of the answer. A service may queue requests, and a proxy tries its own servers.
 const FIRST_BYTE: Duration = Duration::from_secs(60);
+/// After a round without success the list of services is fetched again. The API server answers that within milliseconds; if
+/// it does not in this time, the next round goes on with the list that there is.
+const REFRESH: Duration = Duration::from_secs(2);
 /// How much of an error text is read.
 const LARGEST_TEXT: usize = 2000;
 
@@ -42,6 +46,8 @@ pub struct Traffic {
     pub puts: AtomicU64,
     pub received_bytes: AtomicU64,
     pub sent_bytes: AtomicU64,
+    /// Bytes that connections have taken so far to send them, whatever became of them.
+    pub offered_bytes: AtomicU64,
     /// Copies that were thrown away because length or hash were wrong.
     pub damaged: AtomicU64,
 }
@@ -54,8 +60,9 @@ pub struct HttpKeep {
     pub(super) health: Health,
     /// One client per connect timeout, made when first needed.
     clients: [OnceLock<reqwest::Client>; 2 * CONNECT_STEPS],
-    services: KnownServices,
-    traffic: Traffic,
+    services: Arc<KnownServices>,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) patience: Patience,
 }
 
 /// What the services said about one block so far.
@@ -107,7 +114,11 @@ impl Findings {
     fn error(&self, locator: &Locator) -> Error {
         let (hash, detail) = (locator.hash().to_string(), self.detail());
         if self.is_refused() {
-            return Error::BlockRefused { hash, detail };
+            let is_for_token = self.problems.values().any(|(_, problem, _)| matches!(problem, Problem::Token { .. }));
+            return match is_for_token {
+                true => Error::TokenRefused { what: "Keep read error", hash, detail },
+                false => Error::BlockRefused { hash, detail },
+            };
         }
         let nowhere = self
             .problems
@@ -129,8 +140,9 @@ impl HttpKeep {
             retries,
             health: Health::default(),
             clients: Default::default(),
-            services: KnownServices::default(),
-            traffic: Traffic::default(),
+            services: Arc::default(),
+            traffic: Arc::default(),
+            patience: Patience::default(),
         }
     }
 
@@ -139,14 +151,27 @@ impl HttpKeep {
         &self.traffic
     }
 
-    /// The services; the list is not older than `since` if that can be had.
-    pub(super) async fn services(&self, since: Option<Instant>) -> Result<Arc<ServiceList>> {
+    /// The services, as they were last listed.
+    pub(super) async fn services(&self) -> Result<Arc<ServiceList>> {
         let named = &self.network.settings().keep_services;
         if !named.is_empty() {
             return self.services.get(None, async { Ok(ServiceList::from_urls(named)) }).await;
         }
-        let fetch = async { Ok(ServiceList::from_records(&self.api.keep_services().await?)) };
-        self.services.get(since, fetch).await
+        self.services.get(None, fetch(&*self.api)).await
+    }
+
+    /// The services after those of `list` have failed. Fetched again since `since`, if that can be had at once; if not, it goes
+    /// on for whoever comes later.
+    pub(super) async fn services_after(&self, list: Arc<ServiceList>, since: Instant) -> Arc<ServiceList> {
+        if !self.network.settings().keep_services.is_empty() {
+            return list;
+        }
+        let (services, api) = (self.services.clone(), self.api.clone());
+        let refresh = tokio::spawn(async move { services.get(Some(since), fetch(&*api)).await });
+        match timeout(REFRESH, refresh).await {
+            Ok(Ok(Ok(fresh))) => fresh,
+            _ => list,
+        }
     }
 
     /// A request to `service` in round number `round` (0, 1, …).
@@ -209,7 +234,10 @@ impl HttpKeep {
             }
         }
         let text = self.network.token().redact(String::from_utf8_lossy(&text).trim());
-        Err(Problem::Status { status, text })
+        match (status, service.kind) {
+            (403, ServiceKind::Proxy) => Err(Problem::Token { text }),
+            _ => Err(Problem::Status { status, text }),
+        }
     }
 
     /// Asks a service for a block, and waits for the head of its answer.
@@ -239,6 +267,10 @@ impl HttpKeep {
     }
 }
 
+async fn fetch(api: &dyn Api) -> Result<ServiceList> {
+    Ok(ServiceList::from_records(&api.keep_services().await?))
+}
+
 #[async_trait]
 impl Keep for HttpKeep {
     async fn get(&self, locator: &Locator) -> Result<Bytes> {
@@ -253,7 +285,7 @@ impl Keep for HttpKeep {
         }
         let start = Instant::now();
         let mut findings = Findings::default();
-        let mut list = self.services(None).await?;
+        let mut list = self.services().await?;
         for round in 0..=self.retries.count {
             let round_start = Instant::now();
             let text = hash.to_string();
@@ -273,7 +305,7 @@ impl Keep for HttpKeep {
             if findings.is_refused() {
                 break;
             }
-            list = self.services(Some(round_start)).await?;
+            list = self.services_after(list, round_start).await;
             let mut next = list.reading(&text, locator.as_text().keep_services());
             next.retain(|service| findings.may_ask(service));
             if next.is_empty() {

@@ -9,21 +9,17 @@ use crate::remote::error::{Error, Result};
 use crate::remote::keep::answer::Problem;
 use crate::remote::keep::client::HttpKeep;
 use crate::remote::keep::services::{Service, ServiceKind};
-use crate::remote::keep::{PutRequest, Stored};
+use crate::remote::keep::{PutRequest, Stored, send};
 use crate::remote::retry;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use reqwest::header::CONTENT_LENGTH;
 use reqwest::{Method, Response};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
-/// For the answer after the last byte: the service writes the block to disk, a proxy to several services.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The body may take as long as this many bytes a second allow (as in reading).
-const LOWEST_SPEED: u64 = 32 << 10;
 /// The locator and a little more.
 const LARGEST_ANSWER: usize = 4 << 10;
 
@@ -113,7 +109,7 @@ pub(super) async fn upload(keep: &HttpKeep, block: Bytes, request: &PutRequest) 
         return Ok(Stored { locator: Locator::new(hash, 0), replicas: progress.wanted, storage_classes: classes });
     }
     let start = Instant::now();
-    let mut list = keep.services(None).await?;
+    let mut list = keep.services().await?;
     let mut done: HashSet<String> = HashSet::new();
     let mut problems: HashMap<String, (String, Problem)> = HashMap::new();
     for round in 0..=keep.retries.count {
@@ -131,7 +127,7 @@ pub(super) async fn upload(keep: &HttpKeep, block: Bytes, request: &PutRequest) 
         {
             return Ok(Stored { locator, replicas: progress.stored, storage_classes: progress.confirmed });
         }
-        list = keep.services(Some(round_start)).await?;
+        list = keep.services_after(list, round_start).await;
         let may_later = |service: &Arc<Service>| {
             !done.contains(&service.uuid)
                 && problems.get(&service.uuid).is_none_or(|(_, problem)| problem.may_write_later())
@@ -154,6 +150,9 @@ pub(super) async fn upload(keep: &HttpKeep, block: Bytes, request: &PutRequest) 
         lines.join("; ")
     );
     let temporary = problems.values().any(|(_, problem)| problem.may_write_later());
+    if !temporary && problems.values().any(|(_, problem)| matches!(problem, Problem::Token { .. })) {
+        return Err(Error::TokenRefused { what: "Keep write error", hash: hash.to_string(), detail });
+    }
     let full = problems.values().any(|(_, problem)| matches!(problem, Problem::Status { status: 507, .. }));
     Err(Error::BlockUnwritable { hash: hash.to_string(), detail, temporary, full })
 }
@@ -234,18 +233,27 @@ async fn store(
     round: u32,
 ) -> Result<Confirmation, Problem> {
     let _permit = keep.network.keep_permit().await;
-    let mut request = keep.request(Method::PUT, service, &hash.to_string(), round)?.body(block.clone());
-    request = request.header("X-Keep-Desired-Replicas", copies);
+    let (body, sending) = send::body(block.clone(), keep.traffic.clone());
+    let mut request = keep.request(Method::PUT, service, &hash.to_string(), round)?.body(body);
+    request = request.header(CONTENT_LENGTH, block.len()).header("X-Keep-Desired-Replicas", copies);
     if !classes.is_empty() {
         request = request.header("X-Keep-Storage-Classes", classes);
     }
-    let within = PATIENCE + Duration::from_secs(block.len() as u64 / LOWEST_SPEED);
-    let mut response = keep.exchange(service, request, within).await?;
+    let patience = keep.patience;
+    let mut response = tokio::select! {
+        response = keep.exchange(service, request, patience.in_all(block.len())) => response?,
+        problem = sending.stall(patience) => {
+            keep.health.failed(service);
+            return Err(problem);
+        }
+    };
     let replicas = header(&response, "X-Keep-Replicas-Stored").and_then(|text| text.trim().parse().ok()).unwrap_or(1);
     let classes = header(&response, "X-Keep-Storage-Classes-Confirmed").map(confirmed_classes);
     let unusable = |problem: &str| Problem::Damaged { problem: problem.to_owned() };
     let mut body = Vec::new();
-    while let Some(chunk) = timeout(PATIENCE, response.chunk()).await.ok().and_then(|chunk| chunk.ok().flatten()) {
+    while let Some(chunk) =
+        timeout(patience.silence, response.chunk()).await.ok().and_then(|chunk| chunk.ok().flatten())
+    {
         body.extend_from_slice(&chunk);
         if body.len() > LARGEST_ANSWER {
             return Err(unusable("the answer is no locator"));
@@ -274,7 +282,15 @@ fn confirmed_classes(text: &str) -> BTreeMap<String, u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remote::api::HttpApi;
+    use crate::remote::keep::send::Patience;
+    use crate::remote::retry::Retries;
+    use crate::remote::{Network, Settings, Token};
     use proptest::prelude::*;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use url::Url;
 
     #[test]
     fn classes_that_are_confirmed() {
@@ -309,6 +325,74 @@ mod tests {
         let mut progress = Progress { stored: 1, confirmed: BTreeMap::new(), ..progress };
         progress.add(confirm(1, ""));
         assert_eq!(progress.missing(), 0, "a service that names no classes makes only copies count");
+    }
+
+    /// Takes `most` bytes of whatever comes and never answers.
+    async fn silent_server(most: usize) -> (Url, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut data = vec![0; most];
+                let _ = stream.read_exact(&mut data).await;
+                open.push(stream);
+            }
+        });
+        (format!("http://{address}/").parse().unwrap(), task)
+    }
+
+    /// A service that stores one copy of each block.
+    async fn good_server() -> (Url, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut data = Vec::new();
+                let block = loop {
+                    stream.read_buf(&mut data).await.unwrap();
+                    let Some(end) = data.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+                    let head = String::from_utf8_lossy(&data[..end]).to_lowercase();
+                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    let length: usize = length.expect("a keepproxy wants to know the length").parse().unwrap();
+                    assert!(!head.contains("transfer-encoding"));
+                    if data.len() == end + 4 + length {
+                        break &data[end + 4..];
+                    }
+                };
+                let answer = format!("{}+{}", BlockHash::of(block), block.len());
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (format!("http://{address}/").parse().unwrap(), task)
+    }
+
+    #[tokio::test]
+    async fn a_service_that_takes_the_block_or_a_part_of_it_and_never_answers_is_passed_over() {
+        // The larger one is more than the kernel takes off our hands on both sides.
+        for (size, taken) in [(1000, 1 << 20), (24 << 20, 100_000)] {
+            let block = Bytes::from(vec![7; size]);
+            // Whichever of the two is asked first.
+            for at in 0..2 {
+                let (silent, one) = silent_server(taken).await;
+                let (good, two) = good_server().await;
+                let mut settings = Settings::new("localhost:1", Token::new("x").unwrap());
+                settings.insecure = true;
+                settings.keep_services = vec![good];
+                settings.keep_services.insert(at, silent);
+                let network = Network::new(settings).unwrap();
+                let retries = Retries { count: 2, ..Retries::default() };
+                let api = Arc::new(HttpApi::new(network.clone(), retries).unwrap());
+                let mut keep = HttpKeep::new(network, api, retries);
+                keep.patience = Patience { silence: Duration::from_secs(1), ..Patience::default() };
+                let once = PutRequest { replicas: Some(1), ..PutRequest::default() };
+                let put = timeout(Duration::from_secs(60), upload(&keep, block.clone(), &once));
+                assert_eq!(put.await.expect("it gives up in time").expect("the other one has it").replicas, 1);
+                one.abort();
+                two.abort();
+            }
+        }
     }
 
     proptest! {
