@@ -15,6 +15,8 @@ mod failures;
 mod fixture;
 #[path = "mount_writing/journal.rs"]
 mod journal;
+#[path = "mount_writing/moves.rs"]
+mod moves;
 #[path = "mount_writing/names.rs"]
 mod names;
 #[path = "mount_writing/operations.rs"]
@@ -23,7 +25,11 @@ mod operations;
 mod programs;
 #[path = "mount_writing/projects.rs"]
 mod projects;
+#[path = "mount_writing/recovery.rs"]
+mod recovery;
 #[path = "mount_writing/refusals.rs"]
 mod refusals;
 #[path = "mount_writing/saving.rs"]
 mod saving;
+#[path = "mount_writing/slowness.rs"]
+mod slowness;
