@@ -81,38 +81,46 @@ fn move_into_a_collection_whose_saves_are_refused_fails_and_loses_nothing() {
 }
 
 /// Where only the journal promises a move, one half of it may be saved long before the other.
-#[test]
-fn move_of_which_one_half_cannot_be_saved_outlives_a_kill() {
-    if !is_ours() {
-        return;
+fn move_half_of_which_is_refused_outlives_a_kill(refuses_target: bool) {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:1", "--retries=0"]);
+    let path = fixture.path();
+    refuse_saves_of(&fixture, if refuses_target { &uuid } else { &fixture.made.uuid }, 403);
+    fs::rename(path.join("a"), other.join("moved")).unwrap();
+    fs::rename(path.join("d"), other.join("tree")).unwrap();
+    // Until the other half is saved, and this one refused.
+    until("a save to be refused", || fixture.writer.log().contains("403"));
+    match refuses_target {
+        true => until("the source to be saved", || fixture.server_names().is_empty()),
+        false => until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first")),
     }
-    for refuses_target in [true, false] {
-        let (mut fixture, uuid, other) = two_collections(&["--sync=idle:1", "--retries=0"]);
-        let path = fixture.path();
-        refuse_saves_of(&fixture, if refuses_target { &uuid } else { &fixture.made.uuid }, 403);
-        fs::rename(path.join("a"), other.join("moved")).unwrap();
-        fs::rename(path.join("d"), other.join("tree")).unwrap();
-        // Until the other half is saved, and this one refused.
-        until("a save to be refused", || fixture.writer.log().contains("403"));
-        match refuses_target {
-            true => until("the source to be saved", || fixture.server_names().is_empty()),
-            false => until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first")),
-        }
-        assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
-        assert_eq!(fs::read(other.join("tree/b")).unwrap(), b"second");
-        fixture.writer.kill();
-        fixture.writer.clear();
-        fixture.writer.start_again();
-        assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
-        assert_eq!(fs::read(other.join("tree/b")).unwrap(), b"second");
-        assert!(names(&path).is_empty());
-        fixture.control("faults", json!({"api": []}));
-        fixture.writer.unmount_well();
-        assert!(fixture.server_names().is_empty(), "{refuses_target}");
-        let files = fixture.client.files(&uuid);
-        let expected = [("full/x", &b"x"[..]), ("moved", b"first"), ("taken", b"theirs"), ("tree/b", b"second")];
-        let found: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
-        assert_eq!(found, expected, "{refuses_target}");
+    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
+    assert_eq!(fs::read(other.join("tree/b")).unwrap(), b"second");
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
+    assert_eq!(fs::read(other.join("tree/b")).unwrap(), b"second");
+    assert!(names(&path).is_empty());
+    fixture.control("faults", json!({"api": []}));
+    fixture.writer.unmount_well();
+    assert!(fixture.server_names().is_empty(), "{refuses_target}");
+    let files = fixture.client.files(&uuid);
+    let expected = [("full/x", &b"x"[..]), ("moved", b"first"), ("taken", b"theirs"), ("tree/b", b"second")];
+    let found: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
+    assert_eq!(found, expected, "{refuses_target}");
+}
+
+#[test]
+fn move_into_a_collection_that_cannot_be_saved_outlives_a_kill() {
+    if is_ours() {
+        move_half_of_which_is_refused_outlives_a_kill(true);
+    }
+}
+
+#[test]
+fn move_out_of_a_collection_that_cannot_be_saved_outlives_a_kill() {
+    if is_ours() {
+        move_half_of_which_is_refused_outlives_a_kill(false);
     }
 }
 
