@@ -170,3 +170,72 @@ fn saving_at_the_end_shows_on_a_terminal() {
     assert!(shown.contains("leaves it to the next mount"), "{shown}");
     assert!(client.files(&made.uuid).contains_key("f"));
 }
+
+fn refuse_saves_of(cluster: &Cluster, uuid: &str) {
+    control(cluster, "faults", json!({"api": [{"method": ["PUT", "PATCH"], "path": uuid, "status": 403}]}));
+}
+
+/// What is said of the collection that could not be saved, and of no other.
+fn assert_says_what_stays(log: &str, refused: &str, saved: &str, journals: &Path) {
+    let lines: Vec<&str> =
+        log.lines().filter(|line| line.contains("not saved: the data stay in the journal")).collect();
+    assert!(!lines.is_empty(), "{log}");
+    for line in lines {
+        assert!(line.contains(refused) && line.contains("403"), "{line}");
+        assert!(line.contains(journals.to_str().unwrap()) && !line.contains(saved), "{line}");
+    }
+    assert!(log.contains("the mount ends, and not everything is saved"), "{log}");
+}
+
+#[test]
+fn collection_that_is_refused_at_the_end_keeps_no_other_from_being_saved() {
+    let cluster = Cluster::start_with(&["--faults"]);
+    let client = Client::new(&cluster);
+    let (mut writer, refused) = unsaved(&cluster, &client, &["--retries=0"]);
+    let other = client.collection("other", None, String::new());
+    save(&writer.collection(&other.uuid).join("g"), b"saved").unwrap();
+    refuse_saves_of(&cluster, &refused);
+    let status = writer.unmount();
+    assert_eq!(status.code(), Some(1), "{}", writer.log());
+    assert!(client.has(&other.uuid, "g", b"saved"));
+    assert_eq!(client.files(&refused).keys().collect::<Vec<_>>(), ["old"]);
+    assert_says_what_stays(&writer.log(), &refused, &other.uuid, &writer.journal());
+    let mut list = support::arvados();
+    list.args(["journal", "list", "--json", "--journal-dir"]).arg(writer.journal());
+    let list = support::succeed(&mut list);
+    assert!(list.contains(&refused) && !list.contains(&other.uuid), "{list}");
+    control(&cluster, "faults", json!({"api": []}));
+    writer.start_again();
+    until("the save of what was left", || client.has(&refused, "f", b"not saved yet"));
+    writer.unmount_well();
+}
+
+#[test]
+fn command_that_went_well_ends_with_a_failure_if_what_it_wrote_cannot_be_saved() {
+    let cluster = Cluster::start_with(&["--faults"]);
+    let client = Client::new(&cluster);
+    for (script_status, expected) in [(0, 1), (3, 3)] {
+        let name = |number: u32| format!("{script_status} {number}");
+        let refused = client.collection(&name(1), None, client.manifest(&[("old", b"old")]));
+        let other = client.collection(&name(2), None, String::new());
+        let mut writer = Writer::start(&cluster, &["--sync=exit", "--retries=0"]);
+        writer.unmount_well();
+        refuse_saves_of(&cluster, &refused.uuid);
+        let script = r#"printf refused > "$0/f" && printf saved > "$1/g" && exit "$2""#;
+        let mut command = writer.command();
+        command.args(["--exec", "sh", "-c", script]);
+        command
+            .arg(writer.collection(&refused.uuid))
+            .arg(writer.collection(&other.uuid))
+            .arg(script_status.to_string());
+        let output = run(&mut command, LIMIT);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(expected), "{said}");
+        assert!(client.has(&other.uuid, "g", b"saved"));
+        assert_says_what_stays(&said, &refused.uuid, &other.uuid, &writer.journal());
+        control(&cluster, "faults", json!({"api": []}));
+        writer.start_again();
+        until("the save of what was left", || client.has(&refused.uuid, "f", b"refused"));
+        writer.unmount_well();
+    }
+}

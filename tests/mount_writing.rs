@@ -19,6 +19,8 @@ mod guards;
 mod journal;
 #[path = "mount_writing/journals.rs"]
 mod journals;
+#[path = "mount_writing/moves.rs"]
+mod moves;
 #[path = "mount_writing/names.rs"]
 mod names;
 #[path = "mount_writing/operations.rs"]
@@ -29,9 +31,13 @@ mod policy_error;
 mod programs;
 #[path = "mount_writing/projects.rs"]
 mod projects;
+#[path = "mount_writing/recovery.rs"]
+mod recovery;
 #[path = "mount_writing/refusals.rs"]
 mod refusals;
 #[path = "mount_writing/saving.rs"]
 mod saving;
 #[path = "mount_writing/signatures.rs"]
 mod signatures;
+#[path = "mount_writing/slowness.rs"]
+mod slowness;

@@ -75,7 +75,6 @@ impl Error {
             Error::Remote(error) | Error::Dirty(dirty::Error::Remote(error)) if error.is_unauthorized() => {
                 "the token is not valid any more: mount again with a new one, or have this one prolonged; the data are in the journal"
             }
-            }
             Error::Remote(error) if error.is_forbidden() => "ask for write permission on the collection",
             Error::Remote(error) if error.is_not_found() => {
                 "the collection was deleted or put into the trash: untrash it, or export the data from the journal"

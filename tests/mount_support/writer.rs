@@ -44,8 +44,19 @@ impl Writer {
         Writer::start_for(cluster, options, HANGING)
     }
 
+    /// As [`Writer::start`], with another token than the cluster's own.
+    pub fn start_as(cluster: &Cluster, options: &[&str], token: &str) -> Writer {
+        let mut environment = cluster.environment(None);
+        environment.push(("ARVADOS_API_TOKEN".to_owned(), token.to_owned()));
+        Writer::start_in(environment, options, HANGING)
+    }
+
     /// As [`Writer::start`], for a test that may take longer.
     pub fn start_for(cluster: &Cluster, options: &[&str], hanging: Duration) -> Writer {
+        Writer::start_in(cluster.environment(None), options, hanging)
+    }
+
+    fn start_in(mut environment: Vec<(String, String)>, options: &[&str], hanging: Duration) -> Writer {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("mnt")).unwrap();
         fs::create_dir(directory.path().join("cache")).unwrap();
@@ -57,7 +68,6 @@ impl Writer {
                 force_down(&path);
             }
         });
-        let mut environment = cluster.environment(None);
         // Mounts of one test must not share what they keep between runs.
         let state = directory.path().join("state").to_str().unwrap().to_owned();
         let cache = directory.path().join("cache").to_str().unwrap().to_owned();

@@ -2,7 +2,7 @@
 
 use crate::fixture::{Fixture, QUIET, names};
 use crate::mount_support::files::{append, close, errno, open, save, truncate};
-use crate::mount_support::writer::is_ours;
+use crate::mount_support::writer::{Writer, is_ours};
 use crate::support::until;
 use serde_json::json;
 use std::fs::{self, File};
@@ -114,14 +114,26 @@ fn collection_by_hash_cannot_be_changed() {
 
 #[test]
 fn lost_answer_is_looked_after_and_not_repeated_blindly() {
-    for fault in [json!({"drop": "after"}), json!({"drop": "before"}), json!({"status": 502, "apply_first": true})] {
+    // And how often the request has to be sent in all.
+    let faults = [
+        (json!({"drop": "after"}), 1),
+        (json!({"drop": "before"}), 2),
+        (json!({"status": 502, "apply_first": true}), 1),
+        (json!({"status": 502}), 2),
+    ];
+    for (fault, expected) in faults {
         let fixture = Fixture::old(&QUIET);
         let path = fixture.path();
         assert_eq!(names(&path), ["a", "d"]);
         let mut rule = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "times": 1});
         rule.as_object_mut().unwrap().extend(fault.as_object().unwrap().clone());
         fixture.control("faults", json!({"api": [rule]}));
+        let since = fixture.sequence();
         fs::rename(path.join("a"), path.join("moved")).unwrap();
+        let requests = fixture.requests(since);
+        let kinds: String = requests.iter().map(|request| request.chars().next().unwrap()).collect();
+        assert_eq!(kinds.matches('P').count(), expected, "{fault}: {requests:?}");
+        assert!(kinds.starts_with("PG") && !kinds.contains("PP"), "{fault}: looked after in between: {requests:?}");
         save(&path.join("d/b"), b"changed").unwrap();
         assert_eq!(fixture.server_names(), ["d/b", "moved"], "{fault}");
         assert!(fixture.server_has("d/b", b"changed"), "{fault}");
@@ -258,4 +270,86 @@ fn journal_that_could_not_be_taken_over_at_once_is_kept_until_it_is() {
         fixture.server_has("new", b"of the next mount") && fixture.server_has("left", b"left by a killed mount")
     });
     fixture.writer.unmount_well();
+}
+
+#[test]
+fn refused_save_is_made_up_for_though_nobody_touches_the_mount() {
+    for mode in ["close", "idle:1"] {
+        let mut fixture = Fixture::old(&[&QUIET[..], &[&format!("--sync={mode}"), "--retries=0"]].concat());
+        let path = fixture.path();
+        assert_eq!(names(&path), ["a", "d"]);
+        fixture.refuse_saves(403);
+        let refused = errno(save(&path.join("new"), b"content"));
+        assert_eq!(refused, if mode == "close" { libc::EACCES } else { 0 });
+        until("the refusal", || fixture.writer.log().contains("403"));
+        assert_eq!(fixture.server_names(), ["a", "d/b"]);
+        fixture.refuse_saves(0);
+        until("the refused file", || fixture.server_has("new", b"content"));
+        fixture.writer.unmount_well();
+    }
+}
+
+/// A line of the log about this collection that says what is to be done.
+fn remedy(fixture: &Fixture, text: &str) -> String {
+    let log = fixture.writer.log();
+    let line =
+        log.lines().find(|line| line.contains(&fixture.made.uuid) && line.contains("remedy") && line.contains(text));
+    line.unwrap_or_else(|| panic!("no remedy with {text:?}: {log}")).to_owned()
+}
+
+#[test]
+fn expired_token_is_told_and_costs_no_data() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    fixture.writer.unmount_well();
+    let secret = "secret".repeat(9);
+    let token = format!("v2/zzzzz-gj3su-0123456789abcde/{}", &secret[..50]);
+    fixture.control("newtoken", json!({"token": token, "user": fixture.client.user()}));
+    fixture.writer = Writer::start_as(&fixture.cluster, &["--retries=0"], &token);
+    let path = fixture.path();
+    save(&path.join("before"), b"before").unwrap();
+    fixture.control("token", json!({"token": token, "expires_at": 1.5}));
+    assert_eq!(errno(save(&path.join("new"), b"content")), libc::EACCES, "{}", fixture.writer.log());
+    assert_eq!(errno(fs::remove_file(path.join("d/b"))), libc::EACCES);
+    let line = remedy(&fixture, "token");
+    assert!(line.contains("401"), "the cause: {line}");
+    assert!(!fixture.writer.log().contains(&secret[..50]));
+    assert_eq!(fs::read(path.join("new")).unwrap(), b"content", "the data stay");
+    let status = fixture.writer.unmount();
+    assert_eq!(status.code(), Some(1), "{}", fixture.writer.log());
+    fixture.control("token", json!({"token": token, "expires_at": null}));
+    fixture.writer.start_again();
+    assert_eq!(fs::read(path.join("new")).unwrap(), b"content");
+    fixture.writer.unmount_well();
+    assert!(fixture.server_has("new", b"content") && fixture.server_has("before", b"before"));
+    assert_eq!(fixture.server_names(), ["a", "before", "new"]);
+}
+
+#[test]
+fn collection_in_the_trash_is_told_and_costs_no_data() {
+    if !is_ours() {
+        return;
+    }
+    for options in [&QUIET[..], &[]] {
+        let mut fixture = Fixture::new(&[&["--retries=0"], options].concat());
+        let path = fixture.path();
+        assert_eq!(names(&path), ["a", "d"]);
+        // What is written while nothing can be saved, first to a file that was open before.
+        let mut file = File::create(path.join("open")).unwrap();
+        fixture.client.delete(&fixture.made.uuid);
+        file.write_all(b"content").unwrap();
+        assert_eq!(errno(close(file)), libc::ESTALE, "{}", fixture.writer.log());
+        let line = remedy(&fixture, "trash");
+        assert!(line.contains("404"), "the cause: {line}");
+        let status = fixture.writer.unmount();
+        assert_eq!(status.code(), Some(1), "{}", fixture.writer.log());
+        let back = json!({"is_trashed": false, "trash_at": null, "delete_at": null});
+        fixture.control("raw", json!({"uuid": fixture.made.uuid, "set": back}));
+        fixture.writer.start_again();
+        until("the data that were left", || fixture.server_has("open", b"content"));
+        fixture.writer.unmount_well();
+        assert_eq!(fixture.server_names(), ["a", "d/b", "open"]);
+    }
 }

@@ -5,7 +5,7 @@ use crate::mount_support::files::{
     Mapping, append, close, create_new, errno, make_node, open, rename_with, save, truncate,
 };
 use crate::mount_support::writer::Writer;
-use crate::support::{run, succeed};
+use crate::support::{run, succeed, until};
 use std::fs::{self, File, FileTimes};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -223,6 +223,41 @@ fn mapped_pages_are_written_and_show_what_others_wrote() {
     expected[5_000..5_004].copy_from_slice(b"here");
     expected[..5].copy_from_slice(b"there");
     assert_eq!(fs::read(&path).unwrap(), expected);
+    assert!(fixture.server_has("mapped", &expected));
+}
+
+/// The descriptor may be closed long before the pages are changed: linkers and databases do that.
+#[test]
+fn pages_that_are_changed_after_the_file_was_closed_arrive() {
+    let fixture = Fixture::new(&QUIET);
+    let path = fixture.path().join("mapped");
+    save(&path, &[b'x'; 10_000]).unwrap();
+    let mut expected = vec![b'x'; 10_000];
+    let file = open(&path, libc::O_RDWR).unwrap();
+    let mut mapping = Mapping::new(&file, 10_000).unwrap();
+    mapping.bytes()[10..14].copy_from_slice(b"open");
+    close(file).unwrap();
+    mapping.bytes()[5_000..5_006].copy_from_slice(b"closed");
+    expected[10..14].copy_from_slice(b"open");
+    expected[5_000..5_006].copy_from_slice(b"closed");
+    mapping.synchronise().unwrap();
+    assert!(fixture.server_has("mapped", &expected), "msync is an fsync");
+    mapping.bytes()[9_990..9_994].copy_from_slice(b"last");
+    expected[9_990..9_994].copy_from_slice(b"last");
+    drop(mapping);
+    assert_eq!(fs::read(&path).unwrap(), expected);
+    until("what was changed last", || fixture.server_has("mapped", &expected));
+    // The same where nobody calls `msync` at all, in a file that was written just before.
+    let file = open(&path, libc::O_RDWR).unwrap();
+    file.write_all_at(b"again", 0).unwrap();
+    let mut mapping = Mapping::new(&file, 10_000).unwrap();
+    close(file).unwrap();
+    mapping.bytes()[7_000..7_005].copy_from_slice(b"alone");
+    drop(mapping);
+    expected[..5].copy_from_slice(b"again");
+    expected[7_000..7_005].copy_from_slice(b"alone");
+    let mut fixture = fixture;
+    fixture.writer.unmount_well();
     assert!(fixture.server_has("mapped", &expected));
 }
 

@@ -2,8 +2,9 @@
 
 use crate::fixture::{Fixture, QUIET, names};
 use crate::mount_support::files::{append, close, errno, open, save, truncate};
-use crate::mount_support::writer::is_ours;
-use crate::support::{run, succeed, until};
+use crate::mount_support::writer::{Writer, is_ours};
+use crate::mount_support::{Client, control};
+use crate::support::{Cluster, run, succeed, until};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
@@ -433,4 +434,36 @@ fn writer_goes_on_when_his_collection_comes_back_from_the_trash() {
     let closed = errno(close(file));
     // Either it is saved, or the writer hears that it is not.
     assert!(fixture.server_has("log", b"one, two") || written.is_err() || closed != 0, "{written:?} {closed}");
+}
+
+/// Upstream's meaning: of new collections, and of data in those that have no wish of their own.
+#[test]
+fn storage_classes_are_those_of_the_collection_and_for_new_ones_the_option() {
+    let cluster = Cluster::start_with(&["--faults", "--keepstores=1", "--storage-class=archive"]);
+    let client = Client::new(&cluster);
+    let made = client.collection("old", None, String::new());
+    let writer = Writer::start(&cluster, &["--storage-classes=archive", "--mount-home=home", "--mount-tmp=temporary"]);
+    // What each upload since asked for.
+    let uploads = |since: u64| -> Vec<serde_json::Value> {
+        let logs = control(&cluster, "keeplog", json!({"since": [since]}));
+        let entries = logs[0].as_array().unwrap().iter().filter(|entry| entry["m"] == "PUT");
+        entries.map(|entry| entry["classes"].clone()).collect()
+    };
+    let last = || control(&cluster, "seq", json!({}))["keep"][0].as_u64().unwrap();
+    let home = writer.path().join("home");
+    fs::create_dir(home.join("new")).unwrap();
+    let since = last();
+    save(&home.join("new/f"), b"to be archived").unwrap();
+    assert_eq!(uploads(since), [json!(["archive"])]);
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(home.join("new/.arvados#collection")).unwrap()).unwrap();
+    assert_eq!(record["storage_classes_desired"], json!(["archive"]));
+    assert!(client.has(record["uuid"].as_str().unwrap(), "f", b"to be archived"));
+    let since = last();
+    save(&writer.collection(&made.uuid).join("f"), b"as before").unwrap();
+    assert_eq!(uploads(since), [json!(["default"])]);
+    let since = last();
+    save(&writer.path().join("temporary/f"), b"temporary").unwrap();
+    fs::read(writer.path().join("temporary/.arvados#collection")).unwrap();
+    assert_eq!(uploads(since), [json!(["archive"])]);
 }

@@ -12,8 +12,8 @@ use crate::actors::collection::state::CollectionState;
 use crate::dirty::content::{Extent, Source};
 use crate::dirty::{Backing, Content, DirtyFile, Scratch};
 use crate::journal::{Base, Change, Journal, Operation, Piece as RecordedPiece, Sent, Sequence};
-use crate::keep::{BlockHash, Locator};
 use crate::keep::manifest::Piece;
+use crate::keep::{BlockHash, Locator};
 use crate::remote::keep::PutRequest;
 use crate::tree::commit::{Depth, Touched};
 use crate::tree::{Editor, NodeId, Snapshot};
@@ -371,7 +371,9 @@ pub(super) fn replay(
 
 /// Whether the record itself has the bytes that these pieces, a whole block, have on the server.
 fn is_inline_of(content: &Content, pieces: &[RecordedPiece]) -> bool {
-    let ([Extent { source: Source::Inline(bytes), .. }], [piece]) = (&content.extents[..], pieces) else { return false };
+    let ([Extent { source: Source::Inline(bytes), .. }], [piece]) = (&content.extents[..], pieces) else {
+        return false;
+    };
     let is_whole = piece.offset == 0 && piece.length == piece.block_size && piece.length == content.size;
     let hash = piece.locator.split('+').next().and_then(|hash| hash.parse().ok());
     is_whole && bytes.len() as u64 == content.size && hash == Some(BlockHash::of(bytes))

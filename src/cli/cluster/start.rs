@@ -33,8 +33,8 @@ pub struct Arguments {
     /// Number of keepstores (default: those of the last start; one on the first). It can grow, not shrink
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     keepstores: Option<u8>,
-    /// Storage class that new keepstores have beside `default`; may be repeated
-    #[arg(long = "storage-class", value_name = "NAME")]
+    /// Storage class that the new ones of --keepstores have beside `default`; may be repeated
+    #[arg(long = "storage-class", value_name = "NAME", requires = "keepstores")]
     storage_classes: Vec<String>,
     /// Also offer Keep behind one more TLS address, for clients that cannot reach the keepstores
     #[arg(long)]

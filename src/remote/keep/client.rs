@@ -328,7 +328,7 @@ impl Keep for HttpKeep {
 
     /// One round: who asks has other ways if there is no answer.
     async fn check(&self, locator: &Locator) -> Result<()> {
-        let list = self.services(None).await?;
+        let list = self.services().await?;
         let mut order = list.reading(&locator.hash().to_string(), locator.as_text().keep_services());
         self.health.sort(&mut order);
         let mut findings = Findings::default();

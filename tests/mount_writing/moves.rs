@@ -1,0 +1,189 @@
+//! Moves from one collection to another: two saves, of which either may fail.
+
+use crate::fixture::{Fixture, QUIET, names};
+use crate::mount_support::files::{append, close, errno, open, rename_with, save};
+use crate::mount_support::writer::is_ours;
+use crate::support::{succeed, until};
+use serde_json::json;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// With another collection that has the files `taken` (`"theirs"`) and `full/x` (`"x"`): its uuid, and where it is shown.
+fn two_collections(options: &[&str]) -> (Fixture, String, PathBuf) {
+    let fixture = Fixture::old(&[&QUIET[..], options].concat());
+    let manifest = fixture.client.manifest(&[("taken", b"theirs"), ("full/x", b"x")]);
+    let other = fixture.client.collection("other", None, manifest);
+    let path = fixture.writer.collection(&other.uuid);
+    assert_eq!((names(&fixture.path()), names(&path)), (strings(&["a", "d"]), strings(&["full", "taken"])));
+    (fixture, other.uuid, path)
+}
+
+fn strings(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn refuse_saves_of(fixture: &Fixture, uuid: &str, status: u16) {
+    let rule = json!({"method": ["PUT", "PATCH"], "path": uuid, "status": status});
+    fixture.control("faults", json!({"api": [rule]}));
+}
+
+#[test]
+fn move_into_a_collection_whose_saves_are_refused_fails_and_loses_nothing() {
+    for (status, expected) in [(403, libc::EACCES), (500, libc::EIO)] {
+        let (fixture, uuid, other) = two_collections(&["--retries=0"]);
+        let path = fixture.path();
+        save(&path.join("written"), b"written here").unwrap();
+        fs::create_dir_all(path.join("deep/er")).unwrap();
+        save(&path.join("deep/er/f"), b"deep").unwrap();
+        refuse_saves_of(&fixture, &uuid, status);
+        for name in ["a", "written", "d", "deep"] {
+            let refused = errno(fs::rename(path.join(name), other.join(name)));
+            assert_eq!(refused, expected, "{status} {name}: {}", fixture.writer.log());
+        }
+        // A move that fails has not happened where it began, neither in the mount nor on the server.
+        assert_eq!(names(&path), ["a", "d", "deep", "written"]);
+        assert_eq!(fixture.server_names(), ["a", "d/b", "deep/er/f", "written"]);
+        let files = fixture.client.files(&uuid);
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["full/x", "taken"]);
+        assert_eq!(fs::read(path.join("written")).unwrap(), b"written here");
+        assert_eq!(fs::read(path.join("deep/er/f")).unwrap(), b"deep");
+        assert_eq!(fs::read(other.join("taken")).unwrap(), b"theirs");
+        fixture.control("faults", json!({"api": []}));
+        // What was to be added to the target is saved as soon as it can be; so both have it, and never none.
+        fs::File::open(&other).unwrap().sync_all().unwrap();
+        let files = fixture.client.files(&uuid);
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["a", "d/b", "deep/er/f", "full/x", "taken", "written"]);
+        assert_eq!(fixture.server_names(), ["a", "d/b", "deep/er/f", "written"]);
+        assert_eq!(names(&other), ["a", "d", "deep", "full", "taken", "written"]);
+        for name in ["a", "written"] {
+            fs::rename(path.join(name), other.join(name)).unwrap();
+        }
+        for name in ["d", "deep"] {
+            assert_eq!(errno(fs::rename(path.join(name), other.join(name))), libc::ENOTEMPTY);
+            fs::remove_dir_all(other.join(name)).unwrap();
+            fs::rename(path.join(name), other.join(name)).unwrap();
+        }
+        assert!(names(&path).is_empty() && fixture.server_names().is_empty());
+        let files = fixture.client.files(&uuid);
+        let expected = [
+            ("a", &b"first"[..]),
+            ("d/b", b"second"),
+            ("deep/er/f", b"deep"),
+            ("full/x", b"x"),
+            ("taken", b"theirs"),
+            ("written", b"written here"),
+        ];
+        let found: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
+        assert_eq!(found, expected);
+    }
+}
+
+/// Where only the journal promises a move, one half of it may be saved long before the other.
+fn move_half_of_which_is_refused_outlives_a_kill(refuses_target: bool) {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:1", "--retries=0"]);
+    let path = fixture.path();
+    refuse_saves_of(&fixture, if refuses_target { &uuid } else { &fixture.made.uuid }, 403);
+    fs::rename(path.join("a"), other.join("moved")).unwrap();
+    fs::rename(path.join("d"), other.join("tree")).unwrap();
+    // Until the other half is saved, and this one refused.
+    until("a save to be refused", || fixture.writer.log().contains("403"));
+    match refuses_target {
+        true => until("the source to be saved", || fixture.server_names().is_empty()),
+        false => until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first")),
+    }
+    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
+    assert_eq!(fs::read(other.join("tree/b")).unwrap(), b"second");
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
+    assert_eq!(fs::read(other.join("tree/b")).unwrap(), b"second");
+    assert!(names(&path).is_empty());
+    fixture.control("faults", json!({"api": []}));
+    fixture.writer.unmount_well();
+    assert!(fixture.server_names().is_empty(), "{refuses_target}");
+    let files = fixture.client.files(&uuid);
+    let expected = [("full/x", &b"x"[..]), ("moved", b"first"), ("taken", b"theirs"), ("tree/b", b"second")];
+    let found: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
+    assert_eq!(found, expected, "{refuses_target}");
+}
+
+#[test]
+fn move_into_a_collection_that_cannot_be_saved_outlives_a_kill() {
+    if is_ours() {
+        move_half_of_which_is_refused_outlives_a_kill(true);
+    }
+}
+
+#[test]
+fn move_out_of_a_collection_that_cannot_be_saved_outlives_a_kill() {
+    if is_ours() {
+        move_half_of_which_is_refused_outlives_a_kill(false);
+    }
+}
+
+#[test]
+fn move_to_another_collection_obeys_what_is_there() {
+    let (fixture, uuid, other) = two_collections(&[]);
+    let path = fixture.path();
+    let noreplace = libc::RENAME_NOREPLACE;
+    assert_eq!(errno(rename_with(&path.join("a"), &other.join("taken"), noreplace)), libc::EEXIST);
+    assert_eq!(errno(rename_with(&path.join("d"), &other.join("full"), noreplace)), libc::EEXIST);
+    assert_eq!(errno(fs::rename(path.join("d"), other.join("full"))), libc::ENOTEMPTY);
+    assert_eq!(errno(fs::rename(path.join("d"), other.join("taken"))), libc::ENOTDIR);
+    assert_eq!(errno(fs::rename(path.join("a"), other.join("full"))), libc::EISDIR);
+    assert_eq!(errno(fs::rename(path.join("missing"), other.join("x"))), libc::ENOENT);
+    assert_eq!(errno(fs::rename(path.join("a"), other.join("missing/x"))), libc::ENOENT);
+    assert_eq!(fixture.server_names(), ["a", "d/b"], "what was refused has changed nothing");
+    assert_eq!(fixture.client.files(&uuid).keys().collect::<Vec<_>>(), ["full/x", "taken"]);
+
+    let replaced = fs::File::open(other.join("taken")).unwrap();
+    fs::rename(path.join("a"), other.join("taken")).unwrap();
+    assert_eq!(fs::read(other.join("taken")).unwrap(), b"first");
+    assert_eq!(std::io::read_to_string(replaced).unwrap(), "theirs", "who has it open goes on reading it");
+    fs::create_dir(other.join("empty")).unwrap();
+    fs::create_dir_all(path.join("d/sub/deeper")).unwrap();
+    save(&path.join("d/sub/deeper/f"), b"deep").unwrap();
+    fs::create_dir(path.join("d/sub/nothing")).unwrap();
+    fs::rename(path.join("d"), other.join("empty")).unwrap();
+    rename_with(&other.join("full/x"), &path.join("x"), noreplace).unwrap();
+    assert_eq!((names(&path), fixture.server_names()), (strings(&["x"]), strings(&["x"])));
+    assert_eq!(names(&other.join("empty/sub")), ["deeper", "nothing"]);
+    let files = fixture.client.files(&uuid);
+    let found: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
+    let expected = [("empty/b", &b"second"[..]), ("empty/sub/deeper/f", b"deep"), ("taken", b"first")];
+    assert_eq!(found, expected);
+    let directories = fixture.client.manifest_of(&uuid).directories;
+    assert!(directories.contains(&"empty/sub/nothing".to_owned()), "{directories:?}");
+    // What was moved is a file like any other.
+    append(&other.join("empty/sub/deeper/f"), b"er").unwrap();
+    assert!(fixture.client.has(&uuid, "empty/sub/deeper/f", b"deeper"));
+}
+
+/// `mv` copies then, and its source lives on for whoever has it open, as on any file system.
+#[test]
+fn file_that_is_open_for_writing_is_not_moved_away_from_its_writer() {
+    let (fixture, uuid, other) = two_collections(&[]);
+    let path = fixture.path();
+    let mut file = open(&path.join("d/b"), libc::O_WRONLY | libc::O_APPEND).unwrap();
+    file.write_all(b", more").unwrap();
+    assert_eq!(errno(fs::rename(path.join("d/b"), other.join("b"))), libc::EXDEV);
+    assert_eq!(errno(fs::rename(path.join("d"), other.join("d"))), libc::EXDEV);
+    assert_eq!(names(&other), ["full", "taken"]);
+    file.write_all(b", and more").unwrap();
+    close(file).unwrap();
+    assert!(fixture.server_has("d/b", b"second, more, and more"));
+    // Closed, it can be; also onto one that somebody else is writing to, whose data go with what he wrote to.
+    let mut file = open(&other.join("taken"), libc::O_WRONLY | libc::O_APPEND).unwrap();
+    file.write_all(b", to be replaced").unwrap();
+    fs::rename(path.join("d/b"), other.join("taken")).unwrap();
+    file.write_all(b" and forgotten").unwrap();
+    close(file).unwrap();
+    assert_eq!(fs::read(other.join("taken")).unwrap(), b"second, more, and more");
+    assert!(fixture.client.has(&uuid, "taken", b"second, more, and more"));
+    succeed(Command::new("mv").arg(other.join("taken")).arg(path.join("a")));
+    assert!(fixture.server_has("a", b"second, more, and more"));
+    assert_eq!(fixture.client.files(&uuid).keys().collect::<Vec<_>>(), ["full/x"]);
+}
