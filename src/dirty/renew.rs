@@ -14,8 +14,10 @@ use super::file::DirtyFile;
 use super::store::DirtyStore;
 use crate::keep::Locator;
 use crate::keep::manifest::Piece;
+use crate::remote;
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Questions to Keep at a time whether it takes a signature: each is a short request.
@@ -26,6 +28,8 @@ const QUESTIONS: usize = 8;
 pub struct Copied {
     pub any: bool,
     pub all: bool,
+    /// Keep refuses some of it, or does not have it: no other try will do better.
+    pub is_lost: bool,
 }
 
 impl DirtyFile {
@@ -54,34 +58,25 @@ impl DirtyFile {
         self.state().extents.any(is_older)
     }
 
-    /// Fetches what is in blocks that no commit has named yet into the backing file, as long as there is room for it there and in
-    /// memory. Errors: Keep does not give a block, or the disk does not take it.
-    pub async fn copy(&self) -> Result<Copied, Error> {
-        let mut copied = Copied { any: false, all: true };
-        for locator in self.bare() {
-            let size = locator.size().unwrap_or_default();
-            let lease = usize::try_from(size).ok().and_then(|size| self.store.allowance.lease(size));
-            let Some(_lease) = lease.filter(|_| self.store.has_room_for_copies(size)) else {
-                copied.all = false;
-                continue;
-            };
-            let block = self.store.keep.get(&locator).await?;
-            let turn = self.turn().await;
-            let is_of_it = |extent: &Extent| match &extent.source {
-                Source::Stored { locator: other, origin: Origin::Own, .. } => *other == locator,
-                _ => false,
-            };
-            let extents: Vec<Extent> = self.state().extents.iter().filter(is_of_it).collect();
-            for Extent { start, length, source } in extents {
-                let Source::Stored { offset, .. } = source else { continue };
-                let range = usize::try_from(offset).ok().zip(usize::try_from(offset + length).ok());
-                let (low, high) = range.filter(|(_, high)| *high <= block.len()).ok_or(Error::BrokenOff)?;
-                self.write_backing(&turn, start, block.slice(low..high)).await?;
-                self.state().mark_copied(start, length, true);
-                copied.any = true;
+    /// Puts the parts that are in this block into the backing file, if there is room. `false`: there was none for some.
+    async fn copy_from(&self, locator: &Locator, block: &Bytes) -> Result<bool, Error> {
+        let turn = self.turn().await;
+        let is_of_it = |extent: &Extent| match &extent.source {
+            Source::Stored { locator: other, origin: Origin::Own, .. } => other == locator,
+            _ => false,
+        };
+        let extents: Vec<Extent> = self.state().extents.iter().filter(is_of_it).collect();
+        for Extent { start, length, source } in extents {
+            let Source::Stored { offset, .. } = source else { continue };
+            let range = usize::try_from(offset).ok().zip(usize::try_from(offset + length).ok());
+            let (low, high) = range.filter(|(_, high)| *high <= block.len()).ok_or(Error::BrokenOff)?;
+            if !self.store.has_room_for_copies(length) {
+                return Ok(false);
             }
+            self.write_backing(&turn, start, block.slice(low..high)).await?;
+            self.state().mark_copied(start, length, true);
         }
-        Ok(copied)
+        Ok(true)
     }
 
     /// Puts other locators of the same blocks in the place of those for which `newer` has one.
@@ -161,27 +156,76 @@ impl DirtyFile {
     }
 }
 
+/// Blocks of which there is nothing but the locator, in order, and which of the files need each: small files share blocks.
+fn bare_of(files: &[Arc<DirtyFile>]) -> Vec<(Locator, Vec<usize>)> {
+    let mut places: HashMap<Locator, usize> = HashMap::new();
+    let mut bare: Vec<(Locator, Vec<usize>)> = Vec::new();
+    for (number, file) in files.iter().enumerate() {
+        for locator in file.bare() {
+            let place = *places.entry(locator.clone()).or_insert(bare.len());
+            match bare.get_mut(place) {
+                Some((_, users)) => users.push(number),
+                None => bare.push((locator, vec![number])),
+            }
+        }
+    }
+    bare
+}
+
 impl DirtyStore {
-    /// Sees to it that blocks which no commit has named yet, and whose signatures end before `end` (seconds since 1970), are stored
-    /// anew, now or with the next settling. What cannot be had stays as it is.
-    pub async fn renew(self: &Arc<Self>, files: &[Arc<DirtyFile>], end: u64) {
-        for file in files.iter().filter(|file| file.has_older(end)) {
-            for locator in file.bare().into_iter().filter(|locator| ends_before(locator, end)) {
-                if let Err(error) = self.renew_block(file, &locator).await {
-                    tracing::debug!(block = %locator.hash(), %error, "a block whose signature is about to end cannot be stored anew");
+    /// Fetches what is in blocks that no commit has named yet into the backing files, as long as there is room for it there and in
+    /// memory. What has become of each file, and the first error: Keep does not give a block, or the disk does not take it.
+    pub async fn copy(&self, files: &[Arc<DirtyFile>]) -> (Vec<Copied>, Option<Error>) {
+        let mut copied = vec![Copied { any: false, all: true, is_lost: false }; files.len()];
+        let (mut first, mut is_over) = (None, false);
+        for (locator, users) in bare_of(files) {
+            let size = locator.size().and_then(|size| usize::try_from(size).ok());
+            let lease = size.and_then(|size| self.allowance.lease(size));
+            let has_room = lease.is_some() && self.has_room_for_copies(0) && !is_over;
+            let block = if has_room { Some(self.keep.get(&locator).await.map_err(Error::from)) } else { None };
+            for number in users {
+                let (Some(file), Some(copied)) = (files.get(number), copied.get_mut(number)) else { continue };
+                let result = match &block {
+                    Some(Ok(block)) => file.copy_from(&locator, block).await,
+                    Some(Err(error)) => Err(error.clone()),
+                    None => Ok(false),
+                };
+                copied.any |= matches!(result, Ok(true));
+                copied.all &= matches!(result, Ok(true));
+                if let Err(error) = result {
+                    copied.is_lost |= matches!(&error, Error::Remote(error) if is_lost(error));
+                    // Others are as likely to fail, and each may take minutes for it.
+                    is_over |= !copied.is_lost;
+                    first.get_or_insert(error);
                 }
             }
+        }
+        (copied, first)
+    }
+
+    /// Sees to it that blocks which no commit has named yet, and whose signatures end before `end` (seconds since 1970), are stored
+    /// anew, now or with the next settling. What cannot be had stays as it is.
+    pub async fn renew(&self, files: &[Arc<DirtyFile>], end: u64) {
+        let older: Vec<_> = files.iter().filter(|file| file.has_older(end)).cloned().collect();
+        for (locator, users) in bare_of(&older).into_iter().filter(|(locator, _)| ends_before(locator, end)) {
+            let users: Vec<_> = users.iter().filter_map(|number| older.get(*number)).collect();
+            if let Err(error) = self.renew_block(&users, &locator).await {
+                tracing::debug!(block = %locator.hash(), %error, "a block whose signature is about to end cannot be stored anew");
+            }
+        }
+        for file in older {
             file.forget(|locator| ends_before(locator, end)).await;
         }
     }
 
-    async fn renew_block(&self, file: &DirtyFile, locator: &Locator) -> Result<(), Error> {
+    async fn renew_block(&self, files: &[&Arc<DirtyFile>], locator: &Locator) -> Result<(), Error> {
+        let Some(request) = files.first().map(|file| file.request()) else { return Ok(()) };
         let _permit = self.permits.acquire().await.map_err(|_| Error::BrokenOff)?;
         let size = locator.size().and_then(|size| usize::try_from(size).ok()).ok_or(Error::BrokenOff)?;
         let _charge = self.allowance.budget.charge(size).await.map_err(|_| Error::TooLarge { size: size as u64 })?;
         let block = self.keep.get(locator).await?;
-        let newer = self.put(block, file.request()).await?;
-        file.sign(|other| (other == locator).then(|| newer.clone()));
+        let newer = self.put(block, request).await?;
+        files.iter().for_each(|file| file.sign(|other| (other == locator).then(|| newer.clone())));
         Ok(())
     }
 
@@ -189,11 +233,15 @@ impl DirtyStore {
     pub async fn refused(&self, locators: HashSet<Locator>) -> HashSet<Locator> {
         let questions = stream::iter(locators).map(|locator| async {
             let answer = self.keep.check(&locator).await;
-            let is_refused = answer.is_err_and(|error| error.is_refused_signature() || error.is_not_found());
-            is_refused.then_some(locator)
+            answer.is_err_and(|error| is_lost(&error)).then_some(locator)
         });
         questions.buffer_unordered(QUESTIONS).filter_map(std::future::ready).collect().await
     }
+}
+
+/// Keep does not give us the block, and will not.
+fn is_lost(error: &remote::Error) -> bool {
+    error.is_refused_signature() || error.is_not_found()
 }
 
 /// Whether the signature ends before this time.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -23,11 +23,13 @@ struct FakeKeep {
     fails: AtomicBool,
     /// The time, in seconds.
     now: AtomicU64,
+    gets: AtomicUsize,
 }
 
 #[async_trait]
 impl Keep for FakeKeep {
     async fn get(&self, locator: &Locator) -> remote::error::Result<Bytes> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
         if locator.signature().is_none_or(|hint| hint.expiry < self.now.load(Ordering::SeqCst)) {
             return Err(remote::Error::BlockRefused { hash: locator.hash().to_string(), detail: "expired".to_owned() });
         }
@@ -212,9 +214,7 @@ async fn play(actions: Vec<(bool, Action)>, memory: usize) {
                     assert!(!file.persist(0, false, false).await.unwrap().is_bare());
                 }
             }
-            Action::Copy => {
-                file.copy().await.unwrap();
-            }
+            Action::Copy => assert!(rig.store.copy(&files).await.1.is_none()),
             Action::Forget => drop(file.forget(|_| true).await),
             Action::Settle => {
                 let fails = rig.keep.fails.load(Ordering::SeqCst);
@@ -506,7 +506,8 @@ async fn blocks_whose_signatures_have_ended_are_stored_anew_from_their_copies() 
         let (file, bytes, settled) = settled_file(&rig).await;
         assert!(file.persist(0, false, false).await.unwrap().is_bare());
         if copies {
-            assert_eq!(file.copy().await.unwrap(), Copied { any: true, all: true });
+            let (copied, error) = rig.store.copy(std::slice::from_ref(&file)).await;
+            assert!(copied == [Copied { any: true, all: true, is_lost: false }] && error.is_none());
             assert!(!file.persist(0, false, false).await.unwrap().is_bare());
         }
         rig.keep.now.store(LIFE + 1, Ordering::SeqCst);
@@ -530,7 +531,7 @@ async fn blocks_whose_signatures_have_ended_are_stored_anew_from_their_copies() 
 async fn copies_go_when_a_commit_has_named_the_blocks() {
     let rig = rig(100, 1000, 400, 1 << 20);
     let (file, bytes, settled) = settled_file(&rig).await;
-    assert!(file.copy().await.unwrap().all && rig.scratch.used() > 200);
+    assert!(rig.store.copy(std::slice::from_ref(&file)).await.0[0].all && rig.scratch.used() > 200);
     file.was_saved(&settled.pieces);
     assert!(rig.store.sweep(|_| false, || true));
     assert_eq!((rig.scratch.used(), file.backing()), (0, None));
@@ -544,10 +545,33 @@ async fn copies_go_when_a_commit_has_named_the_blocks() {
 async fn copies_leave_half_of_the_room_to_writers() {
     let rig = rig(100, 1000, 400, 300);
     let (file, ..) = settled_file(&rig).await;
-    assert!(!file.copy().await.unwrap().all);
+    assert!(!rig.store.copy(std::slice::from_ref(&file)).await.0[0].all);
     assert!(rig.scratch.used() <= 150, "{}", rig.scratch.used());
     assert!(file.persist(0, false, false).await.unwrap().is_bare());
     file.discard();
     drop(file);
+    rig.empty().await;
+}
+
+#[tokio::test]
+async fn block_of_many_files_is_fetched_and_stored_once() {
+    let rig = rig(1 << 20, 8 << 20, 4 << 20, 8 << 20);
+    let mut files = Vec::new();
+    for number in 0..10u8 {
+        let file = rig.store.file(std::iter::empty(), PutRequest::default());
+        // Longer than what stays in memory.
+        file.write(Place::End, vec![number; 90_000].into()).await.unwrap();
+        files.push(file);
+    }
+    let first = rig.store.settle(&files).await.remove(0).unwrap();
+    rig.keep.now.store(LIFE / 2, Ordering::SeqCst);
+    rig.store.renew(&files, LIFE + 1).await;
+    assert_eq!((rig.keep.gets.swap(0, Ordering::SeqCst), rig.store.figures().blocks_stored), (1, 2));
+    let newer = rig.store.settle(&files).await.remove(0).unwrap();
+    assert_eq!(newer.pieces[0].block.hash(), first.pieces[0].block.hash());
+    assert!(rig.store.copy(&files).await.0.iter().all(|copied| copied.all));
+    assert_eq!(rig.keep.gets.load(Ordering::SeqCst), 1);
+    files.iter().for_each(|file| file.discard());
+    drop(files);
     rig.empty().await;
 }

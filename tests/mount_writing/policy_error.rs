@@ -150,3 +150,22 @@ fn conflict_under_policy_error_outlives_a_mount_that_saved_nothing_else() {
     assert_eq!(fs::read(path.join("a")).unwrap(), b"mine");
     assert!(fixture.server_has("a", b"theirs"));
 }
+
+/// A program that reads a file and then writes it anew has not seen what arrived in between.
+#[test]
+fn policy_error_tells_who_writes_a_file_anew_that_another_client_saved_just_now() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--refresh-time=1", "--on-conflict=error"]);
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs"), ("sign", b"")]);
+    until("theirs to arrive", || names(&path).contains(&"sign".to_owned()));
+    assert_eq!(errno(save(&path.join("a"), b"mine")), libc::EBUSY);
+    save(&path.join("later"), b"later").unwrap();
+    assert!(fixture.server_has("a", b"theirs"));
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"mine");
+    save(&path.join("a"), b"mine again").unwrap();
+    assert!(fixture.server_has("a", b"mine again"));
+}

@@ -442,7 +442,8 @@ impl Commit {
                 Err(error) if error.is_of_the_file() => {
                     self.leave_out(&mut editor, path, *node)?;
                     is_new |= state.base.snapshot.find(path).is_none();
-                    unfit.push(Blamed { paths: entry(path), error: error.into() });
+                    let paths = [(&path[..], Depth::Entry)].into_iter().collect();
+                    unfit.push(Blamed { paths, error: error.into() });
                     continue;
                 }
                 result => result?,
@@ -452,7 +453,7 @@ impl Commit {
         }
         for (path, error) in &self.lost {
             is_new |= state.base.snapshot.find(path).is_none();
-            unfit.push(Blamed { paths: entry(path), error: error.clone().into() });
+            unfit.push(Blamed { paths: [(&path[..], Depth::Tree)].into_iter().collect(), error: error.clone().into() });
         }
         let mut snapshot = editor.finish();
         if let Some(first) = unfit.first_mut().filter(|_| is_new) {
@@ -464,7 +465,7 @@ impl Commit {
             first.paths.extend(&gone);
         }
         let mut aside = self.aside.clone();
-        self.lost.keys().for_each(|path| aside.touch(path, Depth::Entry));
+        self.lost.keys().for_each(|path| aside.touch(path, Depth::Tree));
         if !aside.is_empty() {
             // There the server keeps what it has.
             snapshot = graft(&snapshot, &state.base.snapshot, &aside)?;
@@ -624,10 +625,6 @@ pub(super) async fn read_kept(
         return Ok(api.collection(uuid, select, manifest).await?);
     }
     Ok(api.update_collection(uuid, &update, manifest).await?)
-}
-
-fn entry(path: &[u8]) -> Touched {
-    [(path, Depth::Entry)].into_iter().collect()
 }
 
 /// A change that is answered without the manifest.

@@ -12,7 +12,6 @@
 
 use crate::actors::collection::CollectionActor;
 use crate::actors::work::Work;
-use crate::dirty::Copied;
 use crate::tree::commit::Depth;
 use actix::{ActorFutureExt, AsyncContext, Context, SpawnHandle, WrapFuture};
 use std::collections::BTreeSet;
@@ -62,12 +61,15 @@ pub(super) struct Copying {
     due: BTreeSet<u32>,
     planned: Option<SpawnHandle>,
     is_running: bool,
+    /// Files with blocks that Keep does not give us.
+    hopeless: BTreeSet<u32>,
 }
 
 impl CollectionActor {
     /// Records have locators instead of the bytes of these files, and maybe of others.
     pub(super) fn copy_soon(&mut self, bare: Vec<u32>, context: &mut Context<Self>) {
-        self.local.copying.due.extend(bare);
+        let copying = &mut self.local.copying;
+        copying.due.extend(bare.into_iter().filter(|number| !copying.hopeless.contains(number)));
         let has_failed = self.local.failures > 0 || !self.local.aside.is_empty();
         if has_failed && let Some(planned) = self.local.copying.planned.take() {
             context.cancel_future(planned);
@@ -89,55 +91,55 @@ impl CollectionActor {
         let due = std::mem::take(&mut self.local.copying.due);
         let Some((state, writing)) = self.cell.load().zip(self.environment.writing.as_ref()) else { return };
         let unsaved = |number: &u32| state.draft(*number).filter(|draft| draft.is_changed()).map(|it| it.file.clone());
-        let files: Vec<_> = due.iter().filter_map(|number| Some((*number, unsaved(number)?))).collect();
+        let (numbers, files): (Vec<u32>, Vec<_>) =
+            due.iter().filter_map(|number| Some((*number, unsaved(number)?))).unzip();
         if files.is_empty() {
             return;
         }
         self.local.copying.is_running = true;
         let begun = writing.copies.begin();
-        let key = self.cell.key().clone();
+        let (key, store) = (self.cell.key().clone(), writing.store.clone());
         let work = async move {
-            let (mut copied, mut left) = (Vec::new(), Vec::new());
-            for (number, file) in files {
-                match file.copy().await {
-                    Ok(Copied { any, all }) => {
-                        copied.extend(any.then_some(number));
-                        left.extend((!all).then_some(number));
-                    }
-                    Err(error) => {
-                        tracing::info!(
-                            collection = key,
-                            %error,
-                            "what is not saved yet cannot be fetched from Keep for the journal: until it is saved, only a mount with \
-                             the same token can do so"
-                        );
-                        left.push(number);
-                    }
-                }
+            let (copied, error) = store.copy(&files).await;
+            if let Some(error) = error {
+                tracing::info!(
+                    collection = key,
+                    %error,
+                    "what is not saved yet cannot be fetched from Keep for the journal: until it is saved, only a mount with the same \
+                     token can do so"
+                );
             }
-            Ok((copied, left))
+            Ok(numbers.into_iter().zip(copied).collect::<Vec<_>>())
         };
         let work = Work::start(&self.environment.network, format!("copies of {}", self.cell.key()), work);
         context.spawn(work.into_actor(self).map(|result, actor, context| {
             actor.local.copying.is_running = false;
-            let (copied, left) = result.unwrap_or_default();
-            actor.were_copied(&copied, begun, context);
+            let copied = result.unwrap_or_default();
+            actor.were_copied(
+                copied.iter().filter(|(_, copied)| copied.any).map(|(number, _)| *number),
+                begun,
+                context,
+            );
             // What came meanwhile.
             actor.copy_soon(Vec::new(), context);
-            actor.local.copying.due.extend(left);
+            for (number, copied) in copied.into_iter().filter(|(_, copied)| !copied.all) {
+                let again =
+                    if copied.is_lost { &mut actor.local.copying.hopeless } else { &mut actor.local.copying.due };
+                again.insert(number);
+            }
         }));
     }
 
     /// Writes files down once more.
-    fn were_copied(&mut self, copied: &[u32], begun: Begun, context: &mut Context<Self>) {
+    fn were_copied(&mut self, copied: impl Iterator<Item = u32>, begun: Begun, context: &mut Context<Self>) {
         let Some(state) = self.cell.load() else { return };
         let mut is_any = false;
         for number in copied {
-            let node = state.node(*number).filter(|node| state.snapshot.is_linked(*node));
-            let is_unsaved = state.draft(*number).is_some_and(|draft| draft.is_changed());
+            let node = state.node(number).filter(|node| state.snapshot.is_linked(*node));
+            let is_unsaved = state.draft(number).is_some_and(|draft| draft.is_changed());
             if let Some(node) = node.filter(|_| is_unsaved) {
                 self.local.journal.touched.touch(&state.snapshot.path(node), Depth::Entry);
-                self.local.journal.files.insert(*number);
+                self.local.journal.files.insert(number);
                 is_any = true;
             }
         }

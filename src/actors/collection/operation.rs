@@ -7,7 +7,7 @@ use crate::actors::collection::draft::Draft;
 use crate::actors::collection::merging::OnConflict;
 use crate::actors::collection::numbers::Time;
 use crate::actors::collection::opened::OpenFiles;
-use crate::actors::collection::recording::put;
+use crate::actors::collection::recording::{put, remove};
 use crate::actors::collection::saving::Need;
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::waiting::Waits;
@@ -233,8 +233,9 @@ impl CollectionActor {
                     // Nothing is to be saved for it; the time is set all the same, as on any file system.
                     edit.state.numbers.set_modified(number, Some(now));
                 }
-                let is_unseen = self.cell.shared().unseen.take(number);
-                if is_unseen && empties && known.is_none() && writing.on_conflict == OnConflict::KeepBoth {
+                let is_unseen = self.cell.shared().unseen.take(number) && empties && known.is_none();
+                let hides = is_unseen && edit.snapshot().is_linked(node) && edit.snapshot().size(node) > 0;
+                if hides && writing.on_conflict == OnConflict::KeepBoth {
                     self.keep_unseen(&mut edit, node, now)?;
                 }
                 let known = match known {
@@ -249,6 +250,14 @@ impl CollectionActor {
                 };
                 known.add_writer();
                 draft = Some(known);
+                if hides && writing.on_conflict == OnConflict::Error {
+                    let path = edit.snapshot().path(node);
+                    // Whatever was there before, it was not this.
+                    let mut known = edit.state.base.snapshot.edit();
+                    remove(&mut known, &path)?;
+                    self.set_conflict_aside(&edit.state, &path, known.finish());
+                    edit.state.is_unsaved = true;
+                }
                 node
             }
             Operation::Close { number } => {
@@ -387,9 +396,6 @@ impl CollectionActor {
 
     /// A file is written anew that another client has changed in this moment, and nobody here has seen that: both are kept.
     fn keep_unseen(&self, edit: &mut Edit, node: NodeId, now: DateTime<Utc>) -> Result<(), Error> {
-        if !edit.snapshot().is_linked(node) || edit.snapshot().size(node) == 0 {
-            return Ok(());
-        }
         let theirs = edit.snapshot().clone();
         let (directory, name) = (theirs.parent(node), theirs.name(node));
         let kept_as = edit.free_conflict_name(directory, name, now);
