@@ -322,8 +322,8 @@ impl Drop for Asleep {
     }
 }
 
-/// The successor has the same place, and the same numbers if nobody else has mounted anything meanwhile: by these alone a mount that
-/// has saved what it had to and ended would look like one that died.
+/// The successor has the same place, and the same numbers if nobody else has mounted anything meanwhile: by these alone a
+/// mount that has saved what it had to and ended would look like one that died.
 #[test]
 fn mount_that_ends_after_another_has_taken_its_place_is_not_started_again() {
     let cluster = failing_cluster();

@@ -478,8 +478,8 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// Whether both are ordered by uuid, in the same direction: all of them, or those of each kind, as in the contents of a project, with
-/// the kinds one after the other.
+/// Whether both are ordered by uuid, in the same direction: all of them, or those of each kind, as in the contents of a
+/// project, with the kinds one after the other.
 fn is_same_order_by_uuid(expected: &[String], got: &[String]) -> bool {
     let same = |expected: &[String], got: &[String]| {
         let recorded = direction(expected);

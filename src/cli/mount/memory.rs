@@ -1,7 +1,7 @@
 //! How much memory a mount takes for file data.
 //!
-//! A mount is a guest on the machine, and in a container or a service with a limit of its own a guest there: what counts is the smaller
-//! of the machine's memory and what the control groups allow that the process is in. Who takes more than that is killed.
+//! A mount is a guest on the machine, and in a container or a service with a limit of its own a guest there: what counts is the
+//! smaller of the machine's memory and what the control groups allow that the process is in. Who takes more is killed.
 
 use super::Arguments;
 use crate::cache::SMALLEST_LIMIT;
@@ -14,8 +14,8 @@ const SHARE: u64 = 8;
 const LEAST: u64 = 4 * MAX_BLOCK_SIZE;
 const MOST: u64 = 16 * MAX_BLOCK_SIZE;
 
-/// What the program takes beside file data: code, runtimes, connections, and what is on its way between kernel and cluster. Measured
-/// with sixteen writers and with writes all over a large file: 15 to 58 MiB.
+/// What the program takes beside file data: code, runtimes, connections, and what is on its way between kernel and cluster.
+/// Measured with sixteen writers and with writes all over a large file: 15 to 58 MiB.
 const PROGRAM: u64 = 64 << 20;
 
 /// Bytes for file data. Smaller values than what the largest block needs are raised: with them nothing could be read.
@@ -75,7 +75,8 @@ fn hierarchy(mounts: &str, kind: &str) -> Option<Hierarchy> {
     })
 }
 
-/// The lowest limit from the group up to where the hierarchy is mounted. A group that cannot be seen from here counts as that place.
+/// The lowest limit from the group up to where the hierarchy is mounted. A group that cannot be seen from here counts as that
+/// place.
 fn lowest(hierarchy: &Hierarchy, group: &Path, file: &str) -> Option<u64> {
     let below = group.strip_prefix(&hierarchy.root).unwrap_or(Path::new(""));
     let folder = hierarchy.place.join(below);
