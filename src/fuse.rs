@@ -7,6 +7,7 @@
 //!   request and is several times slower for small reads.
 //! * The session lives on a current-thread runtime of its own: as fast as a pool, and replies are not delayed by other
 //!   work. So **nothing may block on it**, and work that takes CPU belongs elsewhere.
+//! * A mount that replaces others is made aside and put beneath them, so that the place is never without one ([`replacement`]).
 //! * The crate's `Notify` is not used: some of its messages end the session, the others can hang the process for ever.
 //!   [`notifier`] writes them itself, to a duplicate of the session's descriptor.
 //! * No `default_permissions` and no `ro` among the mount options, as upstream: with them the kernel would answer every

@@ -234,6 +234,17 @@ fn one_environment_serves_many_shells() {
     assert!(first.contains("export SSL_CERT_FILE=") && first.contains("unset ARVADOS_API_HOST_INSECURE"), "{first}");
     let insecure = text(&command(&cluster, &["env", "--insecure", "--user", "admin"]).stdout);
     assert!(insecure.contains("export ARVADOS_API_HOST_INSECURE=true") && !insecure.contains("SSL_CERT_FILE"));
+    // What leads elsewhere does not in such a shell.
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        "eval \"$0\" && echo \"$ARVADOS_KEEP_SERVICES,$ARVADOS_KEEP_PROXY,${KEEP_LOCAL_STORE-unset}\"",
+        &first,
+    ]);
+    for name in ["ARVADOS_KEEP_SERVICES", "ARVADOS_KEEP_PROXY", "KEEP_LOCAL_STORE"] {
+        shell.env(name, "https://elsewhere");
+    }
+    assert_eq!(text(&run(&mut shell, LIMIT).stdout), ",,unset\n");
 }
 
 #[test]

@@ -83,6 +83,34 @@ fn an_answer_that_says_something_else_is_found_out() {
     }
 }
 
+/// Uuids are random: of what a project contains, each kind ordered by uuid, the recorded order is another run's in another order.
+#[test]
+fn an_order_by_uuid_is_that_of_this_run() {
+    let all = recording::all();
+    let recording = all.iter().find(|it| it.name == "04-contents-project-page1").expect("it was recorded");
+    let good = recorded_answer(recording).expect("it has an answer");
+    let recorded: Value = serde_json::from_slice(&good.body).expect("it is JSON");
+    let uuid = |index: usize| recorded["items"][index]["uuid"].as_str().expect("it has one").to_owned();
+    let (group, first, second) = (uuid(0), uuid(1), uuid(2));
+    assert!(group.contains("-j7d0g-") && first.contains("-4zz18-") && first < second);
+    let (low, high) = ("zzzzz-4zz18-aaaaaaaaaaaaaaa", "zzzzz-4zz18-bbbbbbbbbbbbbbb");
+    let differences = |names_here: [&str; 2]| {
+        let mut names = Names::new();
+        let mut body = recorded.clone();
+        for ((index, recorded), here) in [(1, &first), (2, &second)].into_iter().zip(names_here) {
+            names.bind(recorded, here);
+            body["items"][index]["uuid"] = here.into();
+        }
+        // What is asked for is the order of this run's uuids, or else nothing is.
+        body["items"].as_array_mut().expect("a list").swap(1, 2);
+        let body = body.to_string().into_bytes();
+        let answer = Answer { status: good.status, headers: good.headers.clone(), body, cut: false };
+        comparison::answers(recording, &answer, &mut names, &token(recording), Rules::default()).0
+    };
+    assert_eq!(differences([high, low]), [], "by uuid");
+    assert_eq!(differences([low, high]).len(), 1, "by nothing");
+}
+
 #[test]
 fn an_object_must_keep_its_name() {
     let mut names = Names::new();

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Cluster, LIMIT, arvados, run, until, wait};
+use support::{Cluster, LIMIT, Mount, arvados, run, until, wait};
 
 fn is_mounted(path: &Path) -> bool {
     let path = path.to_str().unwrap().replace(' ', "\\040");
@@ -315,4 +315,17 @@ fn log_lines_have_the_form_that_callers_know() {
     assert!(fs::metadata(mount.path().join("by_id/zzzzz-4zz18-aaaaaaaaaaaaaaa")).is_err());
     let marker = format!("[{}] WARNING: ", mount.process.id());
     until("the line", || mount.log().lines().any(|line| line.contains(&marker) && line[20..].starts_with("arvados.")));
+}
+
+#[test]
+fn debug_lines_may_be_asked_for_in_settings_conf() {
+    let cluster = Cluster::start();
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("arvados")).unwrap();
+    fs::write(directory.path().join("arvados/settings.conf"), "ARVADOS_DEBUG=1\n").unwrap();
+    let mut command = mount_command(&cluster);
+    command.args(["--foreground", "--home"]).env("XDG_CONFIG_HOME", directory.path());
+    let mount = Mount::start(command);
+    let marker = format!("[{}] DEBUG: ", mount.process.id());
+    until("the line", || mount.log().lines().any(|line| line.contains(&marker)));
 }

@@ -305,6 +305,72 @@ fn killed_mount_is_started_again_where_asked_to() {
     assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
 }
 
+/// Stops a guardian for as long as it lives, so that it sees nothing of what happens meanwhile.
+struct Asleep(u32);
+
+impl Asleep {
+    fn new(guardian: u32) -> Asleep {
+        send(guardian, Signal::SIGSTOP);
+        until("the guardian's sleep", || status(guardian, 0).is_some_and(|state| state == "T"));
+        Asleep(guardian)
+    }
+}
+
+impl Drop for Asleep {
+    fn drop(&mut self) {
+        send(self.0, Signal::SIGCONT);
+    }
+}
+
+/// The successor has the same place, and the same numbers if nobody else has mounted anything meanwhile: by these alone a
+/// mount that has saved what it had to and ended would look like one that died.
+#[test]
+fn mount_that_ends_after_another_has_taken_its_place_is_not_started_again() {
+    let cluster = failing_cluster();
+    let client = Client::new(&cluster);
+    let made = client.collection("unsaved", None, String::new());
+    let mount = Background::new(&cluster);
+    mount.start(&["--restart", "--read-write", "--sync=exit", "--logfile=log", "--mount-by-id=by_id"]);
+    let first = mount.process().expect("the mount");
+    let watcher = guardian(first).expect("its guardian");
+    save(&mount.path().join("by_id").join(&made.uuid).join("f"), b"unsaved").unwrap();
+    control(&cluster, "faults", json!({"api": [{"method": ["PUT"], "path": "/collections/", "delay": 2}]}));
+    let asleep = Asleep::new(watcher);
+    until("the unmount", || run(Command::new("fusermount3").arg("-u").arg(mount.path()), LIMIT).status.success());
+    mount.start(&["--logfile=log", "--mount-by-id=next"]);
+    until("the end of the first", || !is_alive(first));
+    drop(asleep);
+    until("the end of its guardian", || !is_alive(watcher));
+    assert!(mount.path().join("next").is_dir(), "the second is well");
+    let log = fs::read_to_string(mount.directory.path().join("log")).unwrap();
+    assert!(!log.contains("the mount process died"), "{log}");
+    assert!(client.files(&made.uuid).contains_key("f"));
+}
+
+/// As service managers do that wait for a while and then kill what has not ended.
+#[test]
+fn mount_that_was_asked_to_end_and_is_killed_then_is_not_started_again() {
+    let cluster = failing_cluster();
+    let client = Client::new(&cluster);
+    let made = client.collection("unsaved", None, String::new());
+    let mount = Background::new(&cluster);
+    mount.start(&["--restart", "--read-write", "--sync=exit", "--debug", "--logfile=log", "--mount-by-id=by_id"]);
+    let log = || fs::read_to_string(mount.directory.path().join("log")).unwrap();
+    let process = mount.process().expect("the mount");
+    let watcher = guardian(process).expect("its guardian");
+    save(&mount.path().join("by_id").join(&made.uuid).join("f"), b"unsaved").unwrap();
+    control(&cluster, "faults", json!({"api": [{"method": ["PUT"], "path": "/collections/", "delay": 60}]}));
+    send(process, Signal::SIGTERM);
+    until("the signal", || log().contains("unmounting"));
+    // From anybody else the guardian does not believe it.
+    send(watcher, Signal::SIGUSR2);
+    send(process, Signal::SIGKILL);
+    until("the end of the guardian", || !is_alive(watcher));
+    assert!(log().contains("the mount process died: its connection is aborted"), "{}", log());
+    assert!(!log().contains("is started again"), "{}", log());
+    assert!(look(&mount.path()).contains("Transport endpoint is not connected"));
+}
+
 /// What the guardian blocks for itself must not be blocked in what it starts, and what was promised to users of the killed mount
 /// holds for those of its successor.
 #[test]

@@ -8,6 +8,7 @@
 //! them: a demonstration that was killed saves at its next start what it had not saved yet.
 
 use crate::cli::cluster::client::Client;
+use crate::cli::cluster::env::ELSEWHERE;
 use crate::cli::cluster::start::shell_words;
 use crate::cluster::{Cluster, FIRST_USER, Options, Running};
 use crate::fuse::mountpoint;
@@ -197,7 +198,7 @@ impl Mount {
             .env("ARVADOS_API_TOKEN", token)
             .env("SSL_CERT_FILE", &client.certificate)
             .env_remove("ARVADOS_API_HOST_INSECURE")
-            .env_remove("ARVADOS_KEEP_SERVICES")
+            .envs(ELSEWHERE.map(|name| (name, "")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)

@@ -21,6 +21,7 @@ mod daemon;
 mod ending;
 mod filters;
 pub mod guardian;
+mod memory;
 mod serve;
 mod writing;
 

@@ -452,11 +452,10 @@ impl<'a> Comparison<'a> {
                 uuid(item.as_object()?).and_then(|uuid| known.iter().position(|(here, _)| *here == uuid))
             })
             .collect();
-        let uuids = |items: Vec<Option<String>>| items.into_iter().flatten().collect::<Vec<_>>();
-        let recorded = direction(&uuids(expected.iter().map(|item| uuid(item)).collect()));
-        let got = direction(&uuids(actual.iter().map(|item| uuid(item.as_object()?)).collect()));
+        let uuids = |items: &[&Map<String, Value>]| items.iter().filter_map(|item| uuid(item)).collect::<Vec<_>>();
+        let got: Vec<_> = actual.iter().filter_map(Value::as_object).collect();
         // Uuids are random, so an order by uuid is another one here.
-        let by_uuid = recorded.is_some() && recorded == got;
+        let by_uuid = is_same_order_by_uuid(&uuids(&expected), &uuids(&got));
         if !places.is_sorted() && !by_uuid {
             self.differ(path, "the recorded order", format!("{places:?} of the items that both sides know"));
         }
@@ -477,6 +476,32 @@ impl<'a> Comparison<'a> {
             self.object(&path, known[place].1, item);
         }
     }
+}
+
+/// Whether both are ordered by uuid, in the same direction: all of them, or those of each kind, as in the contents of a
+/// project, with the kinds one after the other.
+fn is_same_order_by_uuid(expected: &[String], got: &[String]) -> bool {
+    let same = |expected: &[String], got: &[String]| {
+        let recorded = direction(expected);
+        recorded.is_some() && recorded == direction(got)
+    };
+    let kinds = |uuids: &[String]| -> Vec<Vec<String>> {
+        uuids.chunk_by(|one, next| kind_of(one) == kind_of(next)).map(<[String]>::to_vec).collect()
+    };
+    let (recorded, found) = (kinds(expected), kinds(got));
+    let each = || {
+        recorded.len() == found.len()
+            && recorded.iter().zip(&found).all(|(recorded, found)| {
+                let is_alone = recorded.len() == 1 && found.len() == 1;
+                kind_of(&recorded[0]) == kind_of(&found[0]) && (is_alone || same(recorded, found))
+            })
+    };
+    same(expected, got) || each()
+}
+
+/// The part of a uuid that says what it is.
+fn kind_of(uuid: &str) -> &str {
+    uuid.get(6..11).unwrap_or(uuid)
 }
 
 /// Whether uuids ascend or descend; `None` if neither, or if there are too few to tell.

@@ -25,6 +25,10 @@ pub struct Arguments {
     insecure: bool,
 }
 
+/// Variables that lead clients to Keep services of another cluster. Empty and not unset: then a `settings.conf` in which they are
+/// does not count either.
+pub const ELSEWHERE: [&str; 2] = ["ARVADOS_KEEP_SERVICES", "ARVADOS_KEEP_PROXY"];
+
 /// Prints the lines.
 pub fn run(arguments: &Arguments) -> Result<(), String> {
     let client = Client::open(&arguments.data.folder)?;
@@ -41,5 +45,9 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         println!("unset ARVADOS_API_HOST_INSECURE");
         println!("export SSL_CERT_FILE={}", shell_words(&client.certificate.display().to_string()));
     }
+    for name in ELSEWHERE {
+        println!("export {name}=");
+    }
+    println!("unset KEEP_LOCAL_STORE");
     Ok(())
 }

@@ -126,7 +126,7 @@ pub struct Arguments {
     pub subtype: Option<String>,
 
     /// Mount again, with the same options, if the mount is killed: at most five times in ten minutes. (Whoever used it gets
-    /// errors meanwhile.) --filters - cannot be read a second time
+    /// errors meanwhile.) Not if it was asked to end before. --filters - cannot be read a second time
     #[arg(long, conflicts_with = "exec", help_heading = MOUNTING)]
     pub restart: bool,
 
@@ -195,7 +195,9 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", default_value = "utf-8", value_parser = encoding, help_heading = FRESHNESS)]
     pub encoding: String,
 
-    /// Memory of the mount, in bytes, but for the names in large collections; K, M and G are understood
+    /// Memory of the mount, in bytes, but for the names in large collections; K, M and G are understood (default: 64M and an
+    /// eighth of the machine's memory, or of what its control groups let it have, at least 256M and at most 1G; where there
+    /// is little, half of what is left)
     #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = CACHES)]
     pub memory_limit: Option<u64>,
 
@@ -211,7 +213,8 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", help_heading = CACHES)]
     pub disk_cache_dir: Option<PathBuf>,
 
-    /// Size of the block cache, at least 64 MiB; 0: chosen for you. With --ram-cache it is the memory for file data
+    /// With --ram-cache: the memory for file data, at least 64 MiB, unless --memory-limit says it; 0: chosen for you. Otherwise
+    /// not used by this version, which has no disk cache
     #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = bytes, help_heading = CACHES)]
     pub file_cache: u64,
 

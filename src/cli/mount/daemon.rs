@@ -100,8 +100,8 @@ pub fn move_log(has_logfile: bool) {
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "this is a defect of the program")));
 }
 
-/// Whoever started us may be gone, and nobody reading: no reason to end.
-fn say(line: &str) {
+/// Says something on stderr. Whoever started us may be gone, and nobody reading: no reason to end.
+pub(super) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

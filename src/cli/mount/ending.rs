@@ -9,7 +9,7 @@
 //! does that unmounts and then sends SIGTERM to all, wants the end that is under way. SIGHUP never counts as the second
 //! one: such managers send it together with SIGTERM.
 
-use super::{FAILURE, writing};
+use super::{FAILURE, daemon, writing};
 use crate::actors::Supervisor;
 use crate::fuse::{Mounted, users};
 use crate::remote::keep::HttpKeep;
@@ -59,9 +59,14 @@ impl Signals {
         }
     }
 
-    /// Whether one has come by now.
+    /// Whether somebody has asked for the end by now. All that have come are one request: who ends a group of processes may send
+    /// them several.
     pub(super) fn has_come(&mut self) -> bool {
-        self.next().now_or_never().is_some()
+        let mut has_come = false;
+        while let Some(name) = self.next().now_or_never() {
+            has_come |= is_request(name);
+        }
+        has_come
     }
 
     async fn urgent(&mut self) -> &'static str {
@@ -70,6 +75,11 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// Managers send a SIGHUP along, before or after: it is no first request of two.
+pub(super) fn is_request(signal: &str) -> bool {
+    signal != "SIGHUP"
 }
 
 /// What the end needs of the mount.
@@ -123,7 +133,9 @@ impl Ending<'_> {
         }
         if std::io::stderr().is_terminal() && !self.supervisor.unsaved_collections().is_empty() {
             let once_more = if self.was_asked { "once more" } else { "twice" };
-            eprintln!("saving what is not on the cluster yet; Ctrl-C {once_more} leaves it to the next mount");
+            daemon::say(&format!(
+                "saving what is not on the cluster yet; Ctrl-C {once_more} leaves it to the next mount"
+            ));
         }
         let (supervisor, keep) = (self.supervisor, self.keep);
         let saving = writing::flush(supervisor);
@@ -170,11 +182,11 @@ impl Ending<'_> {
         tracing::error!(status, journal, collections = count, "the mount ends, and not everything is saved");
         if self.has_logfile {
             let reason = self.given_up.map_or_else(String::new, |reason| format!("{reason}; "));
-            eprintln!(
+            daemon::say(&format!(
                 "{}: {reason}{count} collection(s) are not saved: their data stay in the journal {journal}, and the next mount \
                  with --read-write saves them (see `arvados journal list`)",
                 super::program()
-            );
+            ));
         }
     }
 }
@@ -224,6 +236,27 @@ async fn say_users(mounted: &Mounted, limit: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn signals_that_come_together_are_one_request() {
+        use tokio::signal::unix::signal;
+        let mut signals = Signals::new().expect("signals can be watched");
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let mut others = kinds.map(|kind| signal(kind).expect("signals can be watched"));
+        assert!(!signals.has_come());
+        for name in ["SIGTERM", "SIGINT", "SIGHUP"] {
+            let signal: nix::sys::signal::Signal = name.parse().expect("a signal's name");
+            nix::sys::signal::raise(signal).expect("to ourselves");
+        }
+        for other in &mut others {
+            other.recv().await;
+        }
+        assert!(signals.has_come());
+        assert!(signals.urgent().now_or_never().is_none(), "no second one");
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).expect("to ourselves");
+        others[2].recv().await;
+        assert!(!signals.has_come(), "it only comes along");
+    }
 
     #[test]
     fn saving_is_given_up_when_it_gets_nowhere_but_not_while_it_does() {

@@ -17,6 +17,9 @@
 //! * A process with a thread that cannot die does not count as dead for a pidfd. So three things are watched: the
 //!   pidfd, the death of the mount's main thread (`PR_SET_PDEATHSIG`, which is why that thread has to start the guardian),
 //!   and, should both fail, every [`LOOK_AGAIN`] whether SIGKILL has reached the main thread.
+//! * What ends in good order, or after somebody has asked for its end, is not started again. The list of mounts does not tell that
+//!   for sure: between two looks another mount can have taken the place, with the same numbers. So the mount says it, with
+//!   signals that count from nobody else: one that it ends, one that it is unmounted.
 //! * After a death it aborts and does not unmount: a dead mount says "Transport endpoint is not connected", as callers
 //!   know it (only a restart takes it away). The one exception is where the switch cannot be had, see [`Switch`].
 //!
@@ -29,12 +32,15 @@ use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 use std::ffi::{CStr, OsString};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The word that all is set up.
@@ -96,12 +102,64 @@ pub(super) struct Charge {
     pub restart: Option<PathBuf>,
 }
 
+/// By these signals the mount tells its guardian that it ends, and that it is not at its place any more.
+const ENDING: Signal = Signal::SIGUSR2;
+const UNMOUNTED: Signal = Signal::SIGURG;
+
+/// The guardian that is there now, as the mount sees it. All that uses it runs on the mount's main thread: there nobody can see the
+/// number of a guardian that is reaped already, and may be another process's.
+#[derive(Clone, Default)]
+pub(super) struct Guardian(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    /// 0: there is none.
+    process: AtomicI32,
+    is_ending: AtomicBool,
+    is_unmounted: AtomicBool,
+}
+
+impl Guardian {
+    /// Somebody has asked for the end of the mount: it is not to be started again, however it ends.
+    pub(super) fn mount_ends(&self) {
+        self.0.is_ending.store(true, Ordering::Relaxed);
+        self.tell(ENDING);
+    }
+
+    /// The mount was taken away: what is at its place from now on is another.
+    pub(super) fn mount_is_gone(&self) {
+        self.0.is_unmounted.store(true, Ordering::Relaxed);
+        self.tell(UNMOUNTED);
+    }
+
+    fn tell(&self, signal: Signal) {
+        let process = self.0.process.load(Ordering::Relaxed);
+        if process > 0 {
+            // It may have died in this moment.
+            let _ = nix::sys::signal::kill(Pid::from_raw(process), signal);
+        }
+    }
+
+    fn is_now(&self, child: Option<&tokio::process::Child>) {
+        let process = child.and_then(tokio::process::Child::id).and_then(|id| i32::try_from(id).ok());
+        self.0.process.store(process.unwrap_or(0), Ordering::Relaxed);
+        for (is_so, signal) in [(&self.0.is_ending, ENDING), (&self.0.is_unmounted, UNMOUNTED)] {
+            if is_so.load(Ordering::Relaxed) {
+                self.tell(signal);
+            }
+        }
+    }
+}
+
 /// Starts a guardian and keeps one there until the process ends. Call it on the main thread.
 ///
 /// Returns when the first one is ready, or has failed; then it is tried again in the background, and the log says so.
-pub(super) async fn start(charge: Charge) {
+pub(super) async fn start(charge: Charge) -> Guardian {
     let id = mounted_at(&charge.path, charge.minor);
+    let present = Guardian::default();
     let mut guardian = spawn(&charge).await;
+    present.is_now(guardian.as_ref().ok());
+    let kept = present.clone();
     tokio::spawn(async move {
         let mut pause = REPLACE;
         loop {
@@ -109,6 +167,7 @@ pub(super) async fn start(charge: Charge) {
                 Ok(mut child) => {
                     pause = REPLACE;
                     let status = child.wait().await;
+                    kept.is_now(None);
                     tracing::warn!(?status, "the guardian of the mount died: starting another");
                 }
                 Err(error) => {
@@ -121,12 +180,15 @@ pub(super) async fn start(charge: Charge) {
             }
             tokio::time::sleep(pause).await;
             // What saves the rest after its unmount has no users that could hang.
-            if id.is_none() || mounted_at(&charge.path, charge.minor) != id {
+            let is_gone = kept.0.is_unmounted.load(Ordering::Relaxed);
+            if id.is_none() || is_gone || mounted_at(&charge.path, charge.minor) != id {
                 return;
             }
             guardian = spawn(&charge).await;
+            kept.is_now(guardian.as_ref().ok());
         }
     });
+    present
 }
 
 async fn spawn(charge: &Charge) -> std::io::Result<tokio::process::Child> {
@@ -190,8 +252,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let Some(id) = here() else { return ExitCode::SUCCESS };
     arm();
     // Once it was taken away while its process was well, whatever is there later is another mount, with the same number perhaps.
-    let was_taken_away = process.wait(&signals, || here() != Some(id));
-    let was_mounted = !was_taken_away && here() == Some(id);
+    let seen = process.wait(&signals, || here() != Some(id));
+    let was_mounted = !seen.away && here() == Some(id);
     let aborted = switch.abort(&arguments, was_mounted);
     if !was_mounted {
         return ExitCode::SUCCESS;
@@ -201,11 +263,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Err(error) => report(&arguments, &format!("the mount process died, and its users may hang: {error}")),
     }
     match &arguments.restart {
-        Some(directory) => {
+        Some(directory) if !seen.ending => {
             process.wait_until_gone(GONE);
             restart(&arguments, directory, id)
         }
-        None => ExitCode::SUCCESS,
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -231,7 +293,7 @@ fn close_inherited() {
 /// Makes the signals that would end us, and the one that tells of the main thread's death, into something to poll.
 fn watch_signals() -> nix::Result<SignalFd> {
     let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGPIPE, Signal::SIGUSR1];
-    let signals: SigSet = signals.into_iter().collect();
+    let signals: SigSet = signals.into_iter().chain([ENDING, UNMOUNTED]).collect();
     signals.thread_block()?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGUSR1)?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -277,21 +339,26 @@ impl Process {
             || crate::fuse::interrupt::is_dying(self.number as u32)
     }
 
-    /// Waits for its death. Whether what `is_away` asks for came about before.
-    fn wait(&self, signals: &SignalFd, is_away: impl Fn() -> bool) -> bool {
+    /// Waits for its death.
+    fn wait(&self, signals: &SignalFd, is_away: impl Fn() -> bool) -> Seen {
         let limit = PollTimeout::try_from(LOOK_AGAIN).unwrap_or(PollTimeout::MAX);
-        let mut was_away = false;
+        let mut seen = Seen::default();
         loop {
-            let away = was_away || is_away();
-            if self.is_dead() {
-                return was_away;
+            let away = is_away();
+            let is_dead = self.is_dead();
+            // After that look: what it has sent before its death is there. Any other signal is only a reason to look.
+            while let Ok(Some(signal)) = signals.read_signal() {
+                let is_from_mount = i32::try_from(signal.ssi_pid) == Ok(self.number);
+                seen.ending |= is_from_mount && signal.ssi_signo == ENDING as u32;
+                seen.away |= is_from_mount && signal.ssi_signo == UNMOUNTED as u32;
             }
-            was_away = away;
+            if is_dead {
+                return seen;
+            }
+            seen.away |= away;
             let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
             watched.extend(self.descriptor.iter().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
             let _ = poll(&mut watched, limit);
-            // A signal is only a reason to look.
-            while matches!(signals.read_signal(), Ok(Some(_))) {}
         }
     }
 
@@ -307,6 +374,15 @@ impl Process {
             }
         }
     }
+}
+
+/// What came about while the mount's process was well.
+#[derive(Default)]
+struct Seen {
+    /// The mount was not at its place any more.
+    away: bool,
+    /// Somebody has asked for its end.
+    ending: bool,
 }
 
 /// What `/proc/PID/stat` says of a main thread.

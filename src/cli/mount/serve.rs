@@ -2,12 +2,13 @@
 
 use super::arguments::Arguments;
 use super::ending::{self, Ending, Signals};
-use super::{Refusal, command, crunchstat, daemon, guardian, writing};
+use super::guardian::Guardian;
+use super::{Refusal, command, crunchstat, daemon, guardian, memory, writing};
 use crate::actors::collection::times::Times;
 use crate::actors::environment::Environment;
 use crate::actors::filters::Filters;
 use crate::actors::{self, Supervisor};
-use crate::cache::{BlockCache, Budget, SMALLEST_LIMIT};
+use crate::cache::{BlockCache, Budget};
 use crate::fuse::statistics::Statistics;
 use crate::fuse::{self, Mounted};
 use crate::remote::api::{Api, HttpApi};
@@ -30,16 +31,6 @@ const MOST_WORKERS: usize = 8;
 /// Open files that we want: connections, and what a disk cache will need. As upstream (arv-mount.md 1.3).
 const FILES: u64 = 10_240;
 
-/// Memory for file data when nobody says how much: an eighth of the machine's, at least four and at most sixteen blocks
-/// of the largest size. A mount is a guest on the machine.
-const MEMORY_SHARE: u64 = 8;
-const LEAST_MEMORY: u64 = 4 * crate::keep::MAX_BLOCK_SIZE;
-const MOST_MEMORY: u64 = 16 * crate::keep::MAX_BLOCK_SIZE;
-
-/// What the program takes beside file data: code, runtimes, connections, and what is on its way between kernel and cluster. Measured
-/// with sixteen writers and with writes all over a large file: 15 to 58 MiB.
-const PROGRAM: u64 = 64 << 20;
-
 /// Everything that serves the mount.
 struct Service {
     site: Arc<Site>,
@@ -59,7 +50,9 @@ pub(super) fn run(
     path: &Path,
     command: Option<Vec<OsString>>,
 ) -> Result<ExitCode, Refusal> {
-    let is_debug = arguments.debug || std::env::var_os("ARVADOS_DEBUG").is_some_and(|value| !value.is_empty());
+    // What is wrong with the settings is said later, when there is a log.
+    let of_settings = || Settings::load().is_ok_and(|settings| settings.debug);
+    let is_debug = arguments.debug || of_settings();
     let level = if is_debug { "debug" } else { "warn" };
     telemetry::start_as_arv_mount(level, arguments.logfile.as_deref()).map_err(|error| {
         let file = arguments.logfile.as_deref().unwrap_or(Path::new("standard error"));
@@ -109,18 +102,6 @@ fn raise_file_limit() {
     }
 }
 
-/// Bytes for file data. Smaller values than what the largest block needs are raised: with them nothing could be read.
-fn memory_limit(arguments: &Arguments) -> usize {
-    // SAFETY: sysconf has no preconditions; it returns -1 for what it does not know.
-    let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-    let machine = u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0);
-    let usual = (machine / MEMORY_SHARE).clamp(LEAST_MEMORY, MOST_MEMORY);
-    let of_ram_cache = (arguments.ram_cache && arguments.file_cache > 0).then_some(arguments.file_cache);
-    let of_limit = arguments.memory_limit.map(|limit| limit.saturating_sub(PROGRAM));
-    let chosen = of_limit.or(of_ram_cache).unwrap_or(usual);
-    usize::try_from(chosen).unwrap_or(usize::MAX).max(SMALLEST_LIMIT)
-}
-
 /// Asks the cluster everything that must be known before there can be a mount.
 async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters, path: &Path) -> Result<Service, Refusal> {
     let failure = |error: &dyn std::fmt::Display| Refusal::failure(error.to_string());
@@ -132,7 +113,7 @@ async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters, path:
     let user = api.current_user().await.map_err(|error| failure(&error))?;
     let config = api.config().await.map_err(|error| failure(&error))?;
     let keep = Arc::new(HttpKeep::new(network.clone(), api.clone(), retries));
-    let budget = Budget::new(memory_limit(arguments));
+    let budget = Budget::new(memory::limit(arguments));
     let cache = BlockCache::new(keep.clone(), budget.clone());
     let prepared = match arguments.read_write {
         true => {
@@ -203,9 +184,10 @@ async fn serve(
     let mounted = fuse::mount(service.site.clone(), path, &options, service.statistics.clone()).await;
     let mut mounted = mounted.map_err(|error| Refusal::failure(format!("cannot mount {}: {error}", path.display())))?;
     service.site.set_front_end(mounted.front_end());
-    if let Err(error) = guard(arguments, &mounted).await {
+    let guardian = guard(arguments, &mounted).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "no guardian: if this mount is killed, its users may hang until it is unmounted by force");
-    }
+        Guardian::default()
+    });
     if let Some(descriptor) = arguments.ready_descriptor {
         daemon::move_log(arguments.logfile.is_some());
         match daemon::is_ready(descriptor) {
@@ -244,6 +226,7 @@ async fn serve(
             let status = command::run(&words).await;
             // Passed on to the command, and meant for both.
             ending.was_asked = ending.signals.has_come();
+            guardian.mount_ends();
             ending.leave(&mut mounted).await;
             Ok(ExitCode::from(status))
         }
@@ -251,26 +234,26 @@ async fn serve(
             ended = mounted.ended() => after(&mounted, ended).await,
             name = ending.signals.next() => {
                 tracing::info!(signal = name, "unmounting");
-                // Managers send a SIGHUP along, before or after: it is no first request of two.
-                ending.was_asked = name != "SIGHUP";
+                ending.was_asked = ending.signals.has_come() || ending::is_request(name);
+                guardian.mount_ends();
                 ending.leave(&mut mounted).await;
                 Ok(ExitCode::SUCCESS)
             }
         },
     };
+    guardian.mount_is_gone();
     // However the session has ended.
     let is_saved = ending.finish().await;
     code.map(|code| ending::status(code, is_saved))
 }
 
 /// Starts the process that watches over the mount. Before the daemon leaves the directory where it was started.
-async fn guard(arguments: &Arguments, mounted: &Mounted) -> std::io::Result<()> {
+async fn guard(arguments: &Arguments, mounted: &Mounted) -> std::io::Result<Guardian> {
     let missing = || std::io::Error::other("the mount is not in the list of mounts");
     let minor = mounted.minor().ok_or_else(missing)?;
     let logfile = arguments.logfile.as_ref().map(std::path::absolute).transpose()?;
     let restart = arguments.restart.then(std::env::current_dir).transpose()?;
-    guardian::start(guardian::Charge { path: mounted.path().to_owned(), minor, logfile, restart }).await;
-    Ok(())
+    Ok(guardian::start(guardian::Charge { path: mounted.path().to_owned(), minor, logfile, restart }).await)
 }
 
 /// The session ended by itself. That is how an unmount looks; if the mount is still there, something went wrong.
@@ -308,16 +291,6 @@ mod tests {
 
     fn parse(line: &str) -> Arguments {
         Program::parse_from(std::iter::once("arv-mount").chain(line.split_whitespace()).chain(["m"])).arguments
-    }
-
-    #[test]
-    fn memory_limit_is_what_was_asked_for_but_never_too_small_to_read() {
-        assert_eq!(memory_limit(&parse("--memory-limit 200M")) as u64, (200 << 20) - PROGRAM);
-        assert_eq!(memory_limit(&parse("--memory-limit 10M")), SMALLEST_LIMIT);
-        assert_eq!(memory_limit(&parse("--ram-cache --file-cache 268435456")), 256 << 20);
-        assert_eq!(memory_limit(&parse("--ram-cache --file-cache 1")), SMALLEST_LIMIT);
-        let usual = LEAST_MEMORY as usize..=MOST_MEMORY as usize;
-        assert!(usual.contains(&memory_limit(&parse("--disk-cache --file-cache 80G"))), "a disk's size is no memory's");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Keep over HTTP: rounds over the services until one has the block.
 //!
 //! A round asks every service that may still have the block, in its order. After a round without success the list of
-//! services is fetched again (it may have changed, and a read that fails is worth a request, but no long wait for an API server that
-//! is down as well), and there is another round of those that failed for a passing reason or are new, after a pause if any of them was asked before. The number of
-//! rounds is bounded by [`Retries`], and none starts after its deadline; a transfer under way is bounded by its speed.
+//! services is fetched again (it may have changed, and a read that fails is worth a request, but no long wait for an API
+//! server that is down as well), and there is another round of those that failed for a passing reason or are new, after a
+//! pause if any of them was asked before. The number of rounds is bounded by [`Retries`], and none starts after its deadline; a transfer under way is bounded by its speed.
 
 use crate::keep::{Locator, MAX_BLOCK_SIZE};
 use crate::remote::api::Api;

@@ -1,7 +1,7 @@
 //! The list of services as it was last fetched.
 //!
 //! Every read and every upload begins with this list, and goes on with the last one as long as there is one: only who failed
-//! with it waits for another. So an API that does not answer holds up nobody whose services are well. One fetch is under way
+//! with it waits for another, and not for long. So an API that does not answer holds up nobody whose services are well. One fetch is under way
 //! at a time, and its result, be it a failure, is that of all who waited for it; the API never waits for Keep.
 
 use crate::remote::error::{Error, Result};
