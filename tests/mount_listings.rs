@@ -341,3 +341,49 @@ fn without_events_the_kernel_remembers_names_for_seconds_only() {
     me.remove("collection", &made);
     soon("it went", || !home.join("a").exists());
 }
+
+/// `_` may stand for a slash in the name, so several names have to be thought of, but not all that there are.
+#[test]
+fn missing_name_with_underscores_does_not_cost_a_list_of_the_project() {
+    let cluster = Cluster::start_with(&["--faults"]);
+    let control = |word: &str, parameters: Value| mount_support::control(&cluster, word, parameters);
+    let me = Person::of(&cluster, None);
+    control("config", json!({"allow_slash": true}));
+    control("bulk", json!({"owner": me.uuid(), "n": 2500, "prefix": "sample_"}));
+    me.make("collection", json!({"name": "with/one_of/each"}));
+    me.make("group", json!({"name": "100%_my\\own/project", "group_class": "project"}));
+    me.make("collection", json!({"name": "1000_my\\own_project"}));
+    let tagged = me.make("collection", json!({"name": "plain/name"}));
+    me.make("link", json!({"link_class": "tag", "name": "a/tag_of/mine", "head_uuid": tagged}));
+    let mount = cluster.mount(&["--all", "--refresh-time=600", "--disable-event-listening"]);
+    let (home, tags) = (mount.path().join("home"), mount.path().join("by_tag"));
+    fs::metadata(&home).unwrap();
+    let lists = |look: &dyn Fn()| -> Vec<String> {
+        let since = control("seq", json!({}))["api"].clone();
+        look();
+        let log = control("log", json!({"since": since}));
+        let is_list = |entry: &&Value| {
+            let path = entry["path"].as_str().unwrap();
+            path.ends_with("/contents") || path.ends_with("/links") && entry["attrs"]["filters"] != "[]"
+        };
+        let text = |entry: &Value| format!("{} {}", entry["path"], entry["attrs"]["filters"]);
+        log.as_array().unwrap().iter().filter(is_list).map(text).collect()
+    };
+    for (path, is_there) in [
+        (home.join("missing"), false),
+        (home.join("one_underscore"), false),
+        (home.join("sample_with_three_underscores"), false),
+        (home.join("with_one_of_each"), true),
+        (home.join("100%_my\\own_project"), true),
+        (home.join("1000_my\\own_project"), true),
+        (home.join("10%_my\\own_project"), false),
+        (home.join("plain_name"), true),
+        (home.join("sample_000001"), true),
+        (tags.join("a_tag_of_mine"), true),
+        (tags.join("no_such_tag"), false),
+    ] {
+        let lists = lists(&|| assert_eq!(path.exists(), is_there, "{}", path.display()));
+        assert!((1..=2).contains(&lists.len()), "{}: {lists:#?}", path.display());
+        assert!(lists.iter().all(|list| list.contains("name\\\",")), "{}: {lists:#?}", path.display());
+    }
+}

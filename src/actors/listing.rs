@@ -20,8 +20,8 @@ use crate::actors::{Environment, Error, MAILBOX};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
 use actix::{ActorFutureExt, Message};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub mod names;
@@ -69,12 +69,20 @@ impl Listing {
 #[derive(Debug, Default)]
 pub struct Shared {
     is_filter_group: AtomicBool,
+    /// Of the objects in it. Not the actor's own: the kernel knows the numbers, and a successor of an actor that has failed must not
+    /// give them to others.
+    numbering: Mutex<Numbering>,
 }
 
 impl Shared {
     /// Is it a filter group? Any change to any object may concern it.
     pub fn is_filter_group(&self) -> bool {
         self.is_filter_group.load(Ordering::Relaxed)
+    }
+
+    /// For the actor only. What is there after a panic is sound: a number counts as given before anything is told of it.
+    fn numbering(&self) -> MutexGuard<'_, Numbering> {
+        self.numbering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,7 +121,6 @@ pub struct ListingActor {
     source: Source,
     environment: Arc<Environment>,
     cell: Arc<ListingCell>,
-    numbering: Numbering,
     refresh: Refresh<Arc<Listing>, Error>,
     /// Look-ups under way, with those who wait for each.
     searches: HashMap<Vec<u8>, Vec<Reply<Option<Item>, Error>>>,
@@ -140,7 +147,6 @@ impl Keeper for ListingActor {
             source: cell.key().clone(),
             environment,
             cell,
-            numbering: Numbering::default(),
             refresh: Refresh::default(),
             searches: HashMap::new(),
             missing: HashMap::new(),
@@ -196,7 +202,8 @@ impl ListingActor {
                 self.is_filter_group = contents.is_filter_group.or(self.is_filter_group);
                 let is_filter_group = self.is_filter_group == Some(true);
                 self.cell.shared().is_filter_group.store(is_filter_group, Ordering::Relaxed);
-                let mut listing = self.numbering.complete(contents.candidates, self.source.precedence(), started);
+                let precedence = self.source.precedence();
+                let mut listing = self.cell.shared().numbering().complete(contents.candidates, precedence, started);
                 listing.marks = marks;
                 listing.interval = self.environment.refresh.max(took * RELUCTANCE);
                 // Events that concern a filter group may come at any rate.
@@ -300,7 +307,7 @@ impl ListingActor {
         let result = result.map(|candidate| match candidate {
             Some(candidate) => {
                 let old = self.cell.load();
-                let (listing, item) = self.numbering.with(old.as_deref(), candidate, started);
+                let (listing, item) = self.cell.shared().numbering().with(old.as_deref(), candidate, started);
                 self.publish(listing);
                 Some(item)
             }
@@ -436,7 +443,7 @@ impl Handler<Add> for ListingActor {
     fn handle(&mut self, Add { candidate, reply }: Add, _: &mut Self::Context) {
         self.missing.remove(&candidate.name);
         let old = self.cell.load();
-        let (listing, item) = self.numbering.with(old.as_deref(), candidate, Instant::now());
+        let (listing, item) = self.cell.shared().numbering().with(old.as_deref(), candidate, Instant::now());
         self.publish(listing);
         self.overtake();
         let _ = reply.send(Ok(item));

@@ -308,3 +308,26 @@ fn open_file_stays_the_file_it_is_when_its_collection_comes_back_from_the_trash(
     (&file).read_to_end(&mut content).unwrap();
     assert_eq!(String::from_utf8_lossy(&content), "content of z");
 }
+
+/// The kernel has pages of the shorter file, the last of them filled up with zeros.
+#[test]
+fn writer_who_opens_a_file_that_has_grown_elsewhere_sees_no_old_pages() {
+    let fixture = Fixture::new(&["--disable-event-listening", "--refresh-time=1"]);
+    let path = fixture.path().join("a");
+    let mut content = b"first".to_vec();
+    assert_eq!(fs::read(&path).unwrap(), content);
+    let mut tokens = fixture.client.manifest(&[("a", b"first")]).split(' ').nth(1).unwrap().to_owned();
+    for number in 0..10 {
+        let more = format!(", {number}");
+        let locator = fixture.client.manifest(&[("x", more.as_bytes())]).split(' ').nth(1).unwrap().to_owned();
+        tokens = format!("{tokens} {locator}");
+        content.extend_from_slice(more.as_bytes());
+        fixture.client.replace(&fixture.made.uuid, format!(". {tokens} 0:{}:a\n", content.len()));
+        until("the growth to arrive", || fs::metadata(&path).unwrap().len() == content.len() as u64);
+        let file = open(&path, libc::O_RDWR).unwrap();
+        let mut seen = Vec::new();
+        (&file).read_to_end(&mut seen).unwrap();
+        assert_eq!(String::from_utf8_lossy(&seen), String::from_utf8_lossy(&content));
+        close(file).unwrap();
+    }
+}

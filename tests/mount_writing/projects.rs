@@ -91,6 +91,38 @@ fn refusals_of_the_server_say_why() {
     assert_eq!(names(&home), ["new", "there"]);
 }
 
+/// A request that was carried out is answered in the same way when it is repeated (protocol.md 4.4).
+#[test]
+fn folder_is_removed_though_the_answer_to_that_got_lost() {
+    let cluster = Cluster::start_with(&["--faults"]);
+    let client = Client::new(&cluster);
+    let (_writer, home) = home(&cluster);
+    let lost = |fault: serde_json::Value| {
+        let mut rule = json!({"method": ["DELETE"], "path": "/collections/", "times": 1});
+        rule.as_object_mut().unwrap().extend(fault.as_object().unwrap().clone());
+        rule
+    };
+    let gone = json!({"method": ["DELETE"], "path": "/collections/", "status": 404});
+    let cases = [
+        (vec![lost(json!({"drop": "after"}))], 0),
+        (vec![lost(json!({"drop": "before"}))], 0),
+        (vec![lost(json!({"status": 502, "apply_first": true}))], 0),
+        // Somebody else was faster.
+        (vec![lost(json!({"status": 503})), gone], libc::ENOENT),
+    ];
+    for (faults, expected) in cases {
+        let made = client.collection("empty", None, String::new());
+        until("the collection to show", || names(&home) == ["empty"]);
+        control(&cluster, "faults", json!({"api": faults}));
+        assert_eq!(errno(fs::remove_dir(home.join("empty"))), expected, "{faults:?}");
+        control(&cluster, "faults", json!({"api": []}));
+        if expected == 0 {
+            assert!(names(&home).is_empty(), "{faults:?}");
+            assert_eq!(client.fetch(&made.uuid).err().and_then(|error| error.status()), Some(404), "{faults:?}");
+        }
+    }
+}
+
 fn project(cluster: &Cluster, name: &str) -> String {
     const CREATE: &str = "import arvados, sys; print(arvados.api('v1').groups().create(
         body={'group': {'group_class': 'project', 'name': sys.argv[1]}}).execute()['uuid'])";

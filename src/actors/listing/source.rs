@@ -194,6 +194,9 @@ fn name_of_user(user: &User) -> String {
 /// by `contents`, which works for filter groups too; they own nothing, so a search by owner finds nothing in them.
 async fn find_in_project(environment: &Environment, uuid: &str, name: &str) -> Result<Option<Candidate>, Error> {
     let substitution = environment.substitution.as_deref();
+    if let Some(pattern) = names::pattern(name, substitution) {
+        return find_by_pattern(environment, uuid, name, &pattern).await;
+    }
     let names = names::candidates(name, substitution);
     let mut filters = vec![
         Filter::new("uuid", "is_a", json!(["arvados#group", "arvados#collection"])),
@@ -208,38 +211,65 @@ async fn find_in_project(environment: &Environment, uuid: &str, name: &str) -> R
         Object::Collection(it) => it.current_version_uuid.is_empty() || it.current_version_uuid == it.uuid,
         _ => true,
     };
-    let raw_name = |object: &Object| match object {
-        Object::Collection(it) => it.name.clone(),
-        Object::Group(it) => it.name.clone(),
-        _ => String::new(),
-    };
     let objects: Vec<Object> = page.items.into_iter().filter(is_current).collect();
     // The one that is literally called so wins; the server lists groups before collections.
     for name in &names {
-        if let Some(object) = objects.iter().find(|object| raw_name(object) == *name) {
+        if let Some(object) = objects.iter().find(|object| raw_name(object) == name) {
             return Ok(of_object(object.clone(), environment));
         }
-    }
-    if names::is_ambiguous(name, substitution) {
-        let all = Source::Project(uuid.to_owned());
-        return Ok(Box::pin(all.list(environment)).await?.into_iter().find(|item| item.name == name.as_bytes()));
     }
     Ok(None)
 }
 
+/// One request for each kind, and more only where a thousand names look alike.
+async fn find_by_pattern(
+    environment: &Environment,
+    uuid: &str,
+    name: &str,
+    pattern: &str,
+) -> Result<Option<Candidate>, Error> {
+    let filters = |attribute: &str| {
+        let mut filters = vec![Filter::new(attribute, "like", pattern)];
+        filters.extend(raw(environment.filters.of_contents()));
+        filters
+    };
+    let (groups, collections) = (filters("groups.name"), filters("collections.name"));
+    let mut pages = std::pin::pin!(paging::contents(environment.api.as_ref(), uuid, &groups, &collections));
+    let mut found = None;
+    while let Some(page) = pages.try_next().await? {
+        for object in page {
+            let is_literal = raw_name(&object) == name;
+            let candidate = of_object(object, environment).filter(|candidate| candidate.name == name.as_bytes());
+            if is_literal && candidate.is_some() {
+                return Ok(candidate);
+            }
+            found = found.or(candidate);
+        }
+    }
+    Ok(found)
+}
+
+fn raw_name(object: &Object) -> &str {
+    match object {
+        Object::Collection(it) => &it.name,
+        Object::Group(it) => &it.name,
+        Object::User(_) | Object::Other => "",
+    }
+}
+
 async fn find_tag(environment: &Environment, name: &str) -> Result<Option<Candidate>, Error> {
     let substitution = environment.substitution.as_deref();
+    if let Some(pattern) = names::pattern(name, substitution) {
+        let mut filters = vec![Filter::new("name", "like", pattern)];
+        filters.extend(raw(environment.filters.of("links")));
+        let tags: Vec<Vec<String>> = paging::tags(environment.api.as_ref(), &filters).try_collect().await?;
+        let shown = tags.into_iter().flatten().filter_map(|tag| of_tag(tag, environment));
+        return Ok(shown.into_iter().find(|candidate| candidate.name == name.as_bytes()));
+    }
     let names = names::candidates(name, substitution);
     let mut filters = vec![Filter::new("link_class", "=", "tag"), Filter::new("name", "in", json!(names))];
     filters.extend(raw(environment.filters.of("links")));
     let page = environment.api.links(&Query { filters, limit: Some(2), ..Query::default() }).await?;
     let found = names.iter().find(|name| page.items.iter().any(|link| link.name == **name));
-    match found {
-        Some(tag) => Ok(of_tag(tag.clone(), environment)),
-        None if names::is_ambiguous(name, substitution) => {
-            let all = Box::pin(Source::Tags.list(environment)).await?;
-            Ok(all.into_iter().find(|item| item.name == name.as_bytes()))
-        }
-        None => Ok(None),
-    }
+    Ok(found.and_then(|tag| of_tag(tag.clone(), environment)))
 }

@@ -84,3 +84,35 @@ fn reading_that_our_own_change_overtook_counts_as_out_of_date() {
     });
     assert_eq!(receive.recv(), Ok([0, 1]));
 }
+
+/// The kernel knows the numbers of before.
+#[test]
+fn successor_of_an_actor_that_failed_gives_no_number_to_another_object() {
+    let (send, receive) = std::sync::mpsc::channel();
+    actix::System::new().block_on(async move {
+        let cell = Cell::new(Source::Project("zzzzz-j7d0g-000000000000000".to_owned()));
+        let object = |number: u32| {
+            let name = format!("name {number}").into_bytes();
+            Candidate { name, target: Target::Collection(format!("uuid {number}").as_str().into()), ..candidate() }
+        };
+        for objects in [[1, 2], [3, 2]] {
+            let (cell, send) = (cell.clone(), send.clone());
+            ListingActor::create(move |context| {
+                let mut actor = ListingActor::new(environment(), cell);
+                for number in objects {
+                    let (reply, mut answer) = tokio::sync::oneshot::channel();
+                    Handler::<Add>::handle(&mut actor, Add { candidate: object(number), reply }, context);
+                    let added = answer.try_recv().expect("answered at once").expect("added");
+                    let _ = send.send((number, added.number));
+                }
+                context.stop();
+                actor
+            });
+        }
+    });
+    let given: Vec<(u32, u32)> = receive.into_iter().collect();
+    assert_eq!(given.len(), 4);
+    assert_eq!(given[1], given[3], "an object keeps its number: {given:?}");
+    let different: std::collections::BTreeSet<u32> = given.iter().map(|(_, number)| *number).collect();
+    assert_eq!(different.len(), 3, "{given:?}");
+}

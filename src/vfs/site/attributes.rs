@@ -131,7 +131,7 @@ impl Site {
         }
         if number == RECORD_FILE {
             let record = object.record.load_full().ok_or(Error::Stale)?;
-            return Ok(Entry::text(inode, record.text.len(), record.modified, Duration::ZERO));
+            return Ok(Entry::text(inode, record.size(), record.modified(), Duration::ZERO));
         }
         match &object.content {
             Content::Fixed(items) => items.get(number as usize).map(|item| self.fixed(inode, item)).ok_or(Error::Stale),

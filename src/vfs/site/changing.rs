@@ -10,7 +10,7 @@
 //! | close | on the server | in the journal | in the journal |
 //! | fsync | on the server | on the server | in the journal, on the disk |
 
-use super::{Directory, Site};
+use super::{Directory, Site, pages};
 use crate::actors;
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::operation::{Applied, Moved, Operation};
@@ -22,7 +22,7 @@ use crate::keep::manifest::{MAX_NAME_LENGTH, NameProblem, check_new_name};
 use crate::tree::NodeId;
 use crate::vfs::handle::{Open, OpenFile, Writer};
 use crate::vfs::object::{Content, Object, Pinned, RECORD_FILE};
-use crate::vfs::{Access, AtOnce, Change, Entry, Error, Handle, Inode, Opened, PageCache};
+use crate::vfs::{Access, AtOnce, Change, Entry, Error, Handle, Inode, Opened};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -220,8 +220,10 @@ impl Site {
         if let Content::Collection { cell, .. } = &object.content {
             cell.shared().open.add(applied.number);
         }
+        // What was written through the kernel is not lost if it drops its pages: it writes changed ones first.
+        let pages = pages(&object, &applied.state, applied.number);
         let file = OpenFile { inode, object, state: applied.state.clone(), node, attributes, writer };
-        Ok(Opened { handle: self.handles.add(Open::File(file)), pages: PageCache::Keep })
+        Ok(Opened { handle: self.handles.add(Open::File(file)), pages })
     }
 
     /// Changes the size of a file that is open for writing.

@@ -97,7 +97,7 @@ impl Site {
         let record = Arc::new(self.record(object).await?);
         object.record.store(Some(record.clone()));
         let inode = Inode::new(object.slot, RECORD_FILE);
-        Ok(Found::Entry(Entry::text(inode, record.text.len(), record.modified, Duration::ZERO)))
+        Ok(Found::Entry(Entry::text(inode, record.size(), record.modified(), Duration::ZERO)))
     }
 
     /// A name in a directory where things appear when they are named (arv-mount.md 2.2). That something does not exist is

@@ -29,7 +29,7 @@ impl Site {
                 }
                 let (record, manifest) = self.supervisor.collection_record(cell).await?;
                 let modified = timestamp(record.fields.modified_at);
-                return aside(move || RecordText { text: text_of_collection(record.raw, manifest), modified }).await;
+                return aside(move || RecordText::new(text_of_collection(record.raw, manifest), modified)).await;
             }
             Content::Listing { source: Source::Project(uuid), .. } => {
                 let (record, modified) = self.supervisor.project_record(uuid).await?;
@@ -37,7 +37,7 @@ impl Site {
             }
             _ => return Err(Error::NotFound),
         };
-        aside(move || RecordText { text: text(&record), modified }).await
+        aside(move || RecordText::new(text(&record), modified)).await
     }
 
     /// What a temporary collection would be if it were saved now: all its bytes are in Keep then.
