@@ -9,7 +9,10 @@
 //! Here is who decides. Under `auto` a lone writer's quick saves on bases of its own are guarded by A and the version: they are
 //! made in place, and the server stores no version for them beyond those that it stores anyway. Whatever says that somebody else
 //! writes here (an event, a refusal) makes every save B, until that has been quiet for [`WATCH`]. On what somebody else has
-//! just made, the first save asks for that to be kept, and no more.
+//! just made, the first save asks for that to be kept, and no more. A save that takes a directory away is B, but in a series of such
+//! (`rm -r`) only one in each of the periods in which a lone writer makes the server store a version anyway; what another client
+//! puts into a directory in the very moment in which one of the others takes it away is found afterwards, as changes at our own
+//! paths are ([`overwritten`](super::overwritten)).
 
 use crate::actors::collection::state::Base;
 use crate::tree::Kind;
@@ -43,6 +46,8 @@ pub(super) struct Guard {
     /// A prediction of ours was wrong though the base was right: this server writes another text. So many right ones are wanted
     /// before that is taken for past.
     mispredicting: u32,
+    /// When a save of ours last made the server keep a version.
+    kept: Option<Instant>,
 }
 
 /// What a request is, as far as it matters for its conditions.
@@ -72,6 +77,8 @@ pub(super) struct Plan {
     pub(super) others: bool,
     /// A can be used.
     pub(super) predict: bool,
+    /// The server has been made to keep a version so short a time ago that a lone writer's changes are to make no more.
+    pub(super) has_kept: bool,
 }
 
 /// What a request carries.
@@ -88,9 +95,16 @@ pub(super) struct Conditions {
 }
 
 impl Guard {
-    pub(super) fn plan(&self, now: Instant) -> Plan {
+    /// `idle`: how long a collection must have been left alone for a change to make a version anyway.
+    pub(super) fn plan(&self, now: Instant, idle: Duration) -> Plan {
+        let has_kept = self.kept.is_some_and(|at| now.duration_since(at) < idle);
         let others = self.others.is_some_and(|seen| now.duration_since(seen) < WATCH);
-        Plan { others, predict: self.mispredicting == 0 }
+        Plan { others, predict: self.mispredicting == 0, has_kept }
+    }
+
+    /// A save made the server keep a version.
+    pub(super) fn has_kept(&mut self, now: Instant) {
+        self.kept = Some(now);
     }
 
     /// There is a sign of somebody else.
@@ -119,7 +133,7 @@ pub(super) fn conditions(mode: CommitGuard, plan: Plan, base: &Base, nature: Nat
         || match mode {
             CommitGuard::None => false,
             CommitGuard::Strict => true,
-            CommitGuard::Auto => plan.others || !can_predict || nature.takes_directory,
+            CommitGuard::Auto => plan.others || !can_predict || (nature.takes_directory && !plan.has_kept),
         };
     // What may come out in two ways is compared with both afterwards.
     let hash = can_predict && !nature.is_ambiguous;
@@ -153,7 +167,8 @@ mod tests {
         Base { record: Arc::new(Record { fields, raw: Default::default() }), ..base(true, true) }
     }
 
-    const ALONE: Plan = Plan { others: false, predict: true };
+    const ALONE: Plan = Plan { others: false, predict: true, has_kept: false };
+    const IDLE: Duration = Duration::from_secs(10);
     const WHOLE: Nature = Nature { is_whole: true, is_ambiguous: false, takes_directory: false };
 
     fn usual(mode: CommitGuard, plan: Plan, base: &Base) -> Conditions {
@@ -173,9 +188,9 @@ mod tests {
         let mut guard = Guard::default();
         let now = Instant::now();
         guard.saw_others(now);
-        let watched = usual(CommitGuard::Auto, guard.plan(now), &kept());
+        let watched = usual(CommitGuard::Auto, guard.plan(now, IDLE), &kept());
         assert!(watched.preserve && watched.version && !watched.prepare);
-        assert!(!guard.plan(now + WATCH).others, "it passes");
+        assert!(!guard.plan(now + WATCH, IDLE).others, "it passes");
         let young = usual(CommitGuard::Auto, ALONE, &base(false, false));
         assert!(young.version && young.prepare && !young.preserve, "a fresh base of somebody else");
     }
@@ -187,13 +202,13 @@ mod tests {
         assert!(ambiguous.version && !ambiguous.preserve && !ambiguous.hash);
         let mut guard = Guard::default();
         guard.was_mispredicted();
-        assert!(usual(CommitGuard::Auto, guard.plan(Instant::now()), &base(true, false)).preserve);
+        assert!(usual(CommitGuard::Auto, guard.plan(Instant::now(), IDLE), &base(true, false)).preserve);
     }
 
     #[test]
     fn wrong_prediction_is_forgotten_after_some_right_ones_in_a_row() {
         let mut guard = Guard::default();
-        let predicts = |guard: &Guard| guard.plan(Instant::now()).predict;
+        let predicts = |guard: &Guard| guard.plan(Instant::now(), IDLE).predict;
         guard.was_mispredicted();
         guard.was_predicted(CONVINCING - 1);
         assert!(!predicts(&guard), "not yet");
@@ -235,6 +250,12 @@ mod tests {
         let own = base(true, false);
         let auto = conditions(CommitGuard::Auto, ALONE, &own, takes, true);
         assert!(auto.version && auto.preserve && auto.prepare);
+        let mut guard = Guard::default();
+        let now = Instant::now();
+        guard.has_kept(now);
+        let series = |later| conditions(CommitGuard::Auto, guard.plan(now + later, IDLE), &own, takes, true);
+        assert!(!series(IDLE / 2).preserve && !series(IDLE / 2).prepare, "no more versions than a lone writer makes");
+        assert!(series(IDLE).preserve);
         assert!(!conditions(CommitGuard::None, ALONE, &own, takes, true).preserve);
     }
 }

@@ -280,7 +280,7 @@ impl CollectionActor {
             }
         }
         let touched = std::mem::take(&mut self.local.touched);
-        let mut guard = self.local.guard.plan(Instant::now());
+        let mut guard = self.local.guard.plan(Instant::now(), writing.idle);
         // A request without an answer may arrive still, and others may have come in since it was sent.
         guard.others |= !self.may_have_arrived().is_empty();
         let change = self.local.changes;
@@ -328,6 +328,9 @@ impl CollectionActor {
         if let Some(saved) = saved {
             let reach = saved.reach;
             if reach != Reach::NotSent {
+                if saved.base.record.preserve_version {
+                    self.local.guard.has_kept(Instant::now());
+                }
                 self.local.sent.clear();
             }
             // What was taken along and written to again is not among these: what was promised of it has arrived.
