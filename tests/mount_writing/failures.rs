@@ -114,12 +114,13 @@ fn collection_by_hash_cannot_be_changed() {
 
 #[test]
 fn lost_answer_is_looked_after_and_not_repeated_blindly() {
-    // And how often the request has to be sent in all.
+    // And how many changes are sent in all: a save that has to be sent again asks for old versions to be kept first, as others may
+    // have come in between.
     let faults = [
         (json!({"drop": "after"}), 1),
-        (json!({"drop": "before"}), 2),
+        (json!({"drop": "before"}), 3),
         (json!({"status": 502, "apply_first": true}), 1),
-        (json!({"status": 502}), 2),
+        (json!({"status": 502}), 3),
     ];
     for (fault, expected) in faults {
         let fixture = Fixture::old(&[]);
@@ -133,7 +134,7 @@ fn lost_answer_is_looked_after_and_not_repeated_blindly() {
         let requests = fixture.requests(since);
         let kinds: String = requests.iter().map(|request| request.chars().next().unwrap()).collect();
         assert_eq!(kinds.matches('P').count(), expected, "{fault}: {requests:?}");
-        assert!(kinds.starts_with("PG") && !kinds.contains("PP"), "{fault}: looked after in between: {requests:?}");
+        assert!(kinds.trim_start_matches('G').starts_with("PG"), "{fault}: looked after in between: {requests:?}");
         save(&path.join("d/b"), b"changed").unwrap();
         assert_eq!(fixture.server_names(), ["d/b", "moved"], "{fault}");
         assert!(fixture.server_has("d/b", b"changed"), "{fault}");
