@@ -85,27 +85,39 @@ fn move_half_of_which_is_refused_outlives_a_kill(refuses_target: bool) {
     let (mut fixture, uuid, other) = two_collections(&["--sync=idle:1", "--retries=0"]);
     let path = fixture.path();
     refuse_saves_of(&fixture, if refuses_target { &uuid } else { &fixture.made.uuid }, 403);
+    // In Keep, partly in Keep, and not at all.
+    append(&path.join("a"), b" and more").unwrap();
+    save(&path.join("d/unsaved"), b"never saved where it was").unwrap();
     fs::rename(path.join("a"), other.join("moved")).unwrap();
     fs::rename(path.join("d"), other.join("tree")).unwrap();
     // Until the other half is saved, and this one refused.
     until("a save to be refused", || fixture.writer.log().contains("403"));
     match refuses_target {
         true => until("the source to be saved", || fixture.server_names().is_empty()),
-        false => until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first")),
+        false => until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first and more")),
     }
-    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
-    assert_eq!(fs::read(other.join("tree/b")).unwrap(), b"second");
+    let assert_is_shown = || {
+        assert_eq!(fs::read(other.join("moved")).unwrap(), b"first and more");
+        assert_eq!(fs::read(other.join("tree/b")).unwrap(), b"second");
+        assert_eq!(fs::read(other.join("tree/unsaved")).unwrap(), b"never saved where it was");
+    };
+    assert_is_shown();
     fixture.writer.kill();
     fixture.writer.clear();
     fixture.writer.start_again();
-    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
-    assert_eq!(fs::read(other.join("tree/b")).unwrap(), b"second");
+    assert_is_shown();
     assert!(names(&path).is_empty());
     fixture.control("faults", json!({"api": []}));
     fixture.writer.unmount_well();
     assert!(fixture.server_names().is_empty(), "{refuses_target}");
     let files = fixture.client.files(&uuid);
-    let expected = [("full/x", &b"x"[..]), ("moved", b"first"), ("taken", b"theirs"), ("tree/b", b"second")];
+    let expected = [
+        ("full/x", &b"x"[..]),
+        ("moved", b"first and more"),
+        ("taken", b"theirs"),
+        ("tree/b", b"second"),
+        ("tree/unsaved", b"never saved where it was"),
+    ];
     let found: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
     assert_eq!(found, expected, "{refuses_target}");
 }
@@ -147,7 +159,9 @@ fn move_to_another_collection_obeys_what_is_there() {
     fs::create_dir_all(path.join("d/sub/deeper")).unwrap();
     save(&path.join("d/sub/deeper/f"), b"deep").unwrap();
     fs::create_dir(path.join("d/sub/nothing")).unwrap();
+    let moved = fs::File::open(path.join("d/b")).unwrap();
     fs::rename(path.join("d"), other.join("empty")).unwrap();
+    assert_eq!(std::io::read_to_string(moved).unwrap(), "second");
     rename_with(&other.join("full/x"), &path.join("x"), noreplace).unwrap();
     assert_eq!((names(&path), fixture.server_names()), (strings(&["x"]), strings(&["x"])));
     assert_eq!(names(&other.join("empty/sub")), ["deeper", "nothing"]);
