@@ -17,6 +17,8 @@
 //! | [`saving`] | when it is saved |
 //! | [`waiting`] | who waits for it |
 //! | [`commit`] | one save |
+//! | [`signing`] | whether the server takes the blocks of a save from us |
+//! | [`renewing`] | blocks of files that are written for long |
 //! | [`aside`] | paths that are not saved while others are |
 //! | [`guard`] | the conditions of a save |
 //! | [`echo`] | telling our own saves from those of others |
@@ -29,6 +31,7 @@
 //! | [`earlier`] | journals of earlier mounts |
 //! | [`sent`] | saves of which it is not known whether they arrived |
 //! | [`journaling`] | when the journal is written |
+//! | [`copying`] | bytes of what is in Keep, for the journal |
 //! | [`recording`] | what the journal is told, and replaying it |
 //! | [`recovering`] | taking over what a killed mount has left |
 

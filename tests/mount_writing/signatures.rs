@@ -1,7 +1,7 @@
 //! Blocks that were brought to Keep before their save succeeded are signed for one token and one time. What is in them must
 //! arrive although the save comes later, or from a mount with another token.
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, QUIET, names};
 use crate::mount_support::files::{append, close, errno, open, save};
 use crate::mount_support::writer::is_ours;
 use crate::support::until;
@@ -125,6 +125,17 @@ fn nothing_is_fetched_from_keep_for_saves_that_succeed() {
     }
 }
 
+/// An administrator changes how long signatures live, and all that were given out before are void.
+#[test]
+fn signatures_that_have_become_void_are_had_anew() {
+    let fixture = Fixture::old(&QUIET);
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    fixture.control("config", json!({"ttl": 1_000_000}));
+    assert_eq!(errno(append(&path.join("a"), b" and more")), 0);
+    assert!(fixture.server_has("a", b"first and more"));
+}
+
 /// The token has expired: the server answers 401, and there is another one when somebody mounts again.
 #[test]
 fn unsaved_data_of_a_killed_mount_are_saved_with_another_token() {
@@ -152,6 +163,24 @@ fn unsaved_data_of_a_killed_mount_are_saved_with_another_token() {
         fixture.writer.unmount_well();
         assert!(!fixture.writer.log().contains("not signed for this token"), "nothing had to be refused first");
     }
+}
+
+/// No save has failed, since none was tried: what waits for a minute is fetched all the same.
+#[test]
+fn killed_mount_that_had_not_saved_for_long_leaves_all_to_one_with_another_token() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let expected = write_all(&fixture.path(), true);
+    until_journals_have_all(&fixture, "");
+    fixture.writer.kill();
+    fixture.writer.clear();
+    let token = fixture.cluster.new_token();
+    fixture.writer.use_token(&token);
+    fixture.writer.start_again();
+    until("all to be saved", || all_is_saved(&fixture, &expected));
+    fixture.writer.unmount_well();
 }
 
 /// Under `--sync=exit` the end of the mount is the first save of all.

@@ -196,7 +196,7 @@ impl Commit {
                 Some(edits) => edits.manifest_text.as_deref().is_some_and(has_old_signatures),
                 None => tokio::task::block_in_place(|| has_old_signatures(&target.snapshot.to_manifest(Form::Python))),
             };
-            if has_old {
+            if has_old || renewals > 0 {
                 match self.renew(&base, &target).await? {
                     Some(renewed) => target.snapshot = renewed,
                     None => return Ok(Outcome::Refused),
@@ -212,7 +212,7 @@ impl Commit {
                 Ok(Step::Unacceptable(error)) => return self.save_parts(&base, target, error, progress).await,
                 // The server does not say whether it is for the blocks or for all.
                 Err(Error::Remote(error)) if error.is_forbidden() && renewals < MOST_RENEWALS => {
-                    if !self.has_given_up_blocks(&target.snapshot).await {
+                    if !self.has_given_up_blocks(&base, &target.snapshot).await? {
                         return Err(error.into());
                     }
                     renewals += 1;
@@ -544,6 +544,15 @@ impl Commit {
 
     /// The target with new signatures; `None` if the collection is not what it was.
     async fn renew(&self, base: &Base, target: &Target) -> Result<Option<Snapshot>, Error> {
+        Ok(self.signed_anew(base).await?.map(|newer| {
+            let mut editor = target.snapshot.edit();
+            editor.renew_signatures(&newer);
+            editor.finish()
+        }))
+    }
+
+    /// The base with new signatures; `None` if the collection is not what it was.
+    pub(super) async fn signed_anew(&self, base: &Base) -> Result<Option<Snapshot>, Error> {
         let mut manifest = Vec::new();
         let record = self.environment.api.collection(self.cell.key(), &[], Some(&mut manifest)).await?;
         if record.portable_data_hash != base.record.portable_data_hash {
@@ -552,9 +561,7 @@ impl Commit {
         let text = String::from_utf8_lossy(&manifest).into_owned();
         let newer = tokio::task::block_in_place(|| Snapshot::parse(&text))
             .map_err(|error| Error::Manifest { collection: self.cell.key().clone(), problem: error.to_string() })?;
-        let mut editor = target.snapshot.edit();
-        editor.renew_signatures(&newer);
-        Ok(Some(editor.finish()))
+        Ok(Some(newer))
     }
 
     fn was_accepted(&mut self, answer: Record<Collection>, request: Request, base: &Base, goal: &Snapshot) -> Step {

@@ -9,6 +9,7 @@
 
 use crate::actors::Error;
 use crate::actors::collection::commit::{Commit, unix_now};
+use crate::actors::collection::state::Base;
 use crate::dirty::{self, DirtyFile};
 use crate::keep::Locator;
 use crate::tree::commit::{Depth, Touched};
@@ -29,20 +30,13 @@ impl Commit {
     }
 
     /// A save was refused, maybe for the blocks in it. `true`: it was, and the next one will be without them.
-    pub(super) async fn has_given_up_blocks(&mut self, target: &Snapshot) -> bool {
-        let base = &self.state.base.snapshot;
-        // As the server has signed it for us.
-        let of_base = |locator: &Locator| base.find_locator(locator.hash());
+    pub(super) async fn has_given_up_blocks(&mut self, base: &Base, target: &Snapshot) -> Result<bool, Error> {
         let files = files_at(target, &self.touched);
-        let locators: HashSet<Locator> = files
-            .iter()
-            .flat_map(|(_, node)| target.pieces(*node))
-            .map(|piece| piece.block)
-            .filter(|locator| of_base(locator).as_ref() != Some(locator))
-            .collect();
+        let locators: HashSet<Locator> =
+            files.iter().flat_map(|(_, node)| target.pieces(*node)).map(|piece| piece.block).collect();
         let refused = self.writing.store.refused(locators).await;
         if refused.is_empty() {
-            return false;
+            return Ok(false);
         }
         tracing::warn!(
             collection = self.cell.key(),
@@ -50,26 +44,29 @@ impl Commit {
             "blocks that were brought to Keep earlier are not signed for this token and time: they are stored anew where their bytes \
              are at hand"
         );
-        let is_better = |locator: &Locator| of_base(locator).filter(|better| !refused.contains(better));
-        let hashes: HashSet<_> = refused.iter().map(Locator::hash).collect();
+        // What the server has it signs for us. If it has something else now, the next save finds that.
+        let Some(newer) = self.signed_anew(base).await? else { return Ok(true) };
+        let refused: HashSet<_> = refused.iter().map(Locator::hash).collect();
+        let of_base = |locator: &Locator| newer.find_locator(locator.hash());
         for (path, node) in files {
-            if !target.pieces(node).any(|piece| refused.contains(&piece.block)) {
+            if !target.pieces(node).any(|piece| refused.contains(&piece.block.hash())) {
                 continue;
             }
+            let is_lost = |locator: &Locator| refused.contains(&locator.hash()) && of_base(locator).is_none();
             let shown = self.state.snapshot.find(&path).map(|node| self.state.number(node));
-            let draft = shown.and_then(|number| self.state.draft(number).cloned());
-            let bytes = match draft {
+            let bytes = match shown.and_then(|number| self.state.draft(number)) {
                 Some(draft) => {
-                    draft.file.sign(|locator| is_better(locator).filter(|_| hashes.contains(&locator.hash())));
-                    draft.file.forget(|locator| hashes.contains(&locator.hash()) && is_better(locator).is_none()).await
+                    draft.file.sign(|locator| of_base(locator).filter(|_| refused.contains(&locator.hash())));
+                    draft.file.forget(is_lost).await
                 }
-                None => target.size(node),
+                None if target.pieces(node).any(|piece| is_lost(&piece.block)) => target.size(node),
+                None => 0,
             };
             if bytes > 0 {
                 self.lost.insert(path, dirty::Error::Unsigned { bytes });
             }
         }
-        true
+        Ok(true)
     }
 }
 
