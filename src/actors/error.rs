@@ -69,6 +69,11 @@ impl Error {
         }
     }
 
+    /// The cluster does not want it, and will not until somebody changes something.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Error::Remote(error) if !error.is_temporary())
+    }
+
     /// What somebody can do about a save that failed.
     pub fn remedy(&self) -> &'static str {
         match self {

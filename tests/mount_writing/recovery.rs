@@ -224,3 +224,23 @@ fn mode_periodic_saves_at_the_end_of_the_period_and_not_at_close() {
     fixture.writer.unmount_well();
     assert!(fixture.server_has("new", b"content"));
 }
+
+/// Who waits for a cluster that does not want it would wait for somebody to change that.
+#[test]
+fn mount_does_not_wait_for_what_the_cluster_refuses() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=idle:60"]);
+    save(&fixture.path().join("new"), b"left").unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.refuse_saves(403);
+    fixture.writer.start_again();
+    let attempts = fixture.writer.log().matches("cannot be saved yet").count();
+    assert_eq!(attempts, 1, "{}", fixture.writer.log());
+    assert_eq!(fs::read(fixture.path().join("new")).unwrap(), b"left");
+    fixture.refuse_saves(0);
+    until("it to be saved", || fixture.server_has("new", b"left"));
+    fixture.writer.unmount_well();
+}

@@ -426,8 +426,7 @@ impl CollectionActor {
 
     pub(super) fn save_failed(&mut self, error: Error, context: &mut Context<Self>) {
         self.local.failures += 1;
-        let is_refusal = matches!(&error, Error::Remote(error) if !error.is_temporary());
-        let is_refused = is_refusal && self.local.failures >= MANY_FAILURES;
+        let is_refused = error.is_refusal() && self.local.failures >= MANY_FAILURES;
         self.local.refused = is_refused.then(|| (Instant::now(), error.clone()));
         let pause = self.retry_pause();
         tracing::error!(

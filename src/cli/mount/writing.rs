@@ -22,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Blocks on their way to Keep at a time. Two keep a network busy while the next is written; more help with several writers.
@@ -163,7 +164,9 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
     let turns = Arc::new(tokio::sync::Semaphore::new(ADOPTIONS));
     for (uuid, journals) in collections {
         let (supervisor, turns) = (supervisor.clone(), turns.clone());
-        saving.push(tokio::spawn(async move {
+        let (refused, is_refused) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let mut refused = Some(refused);
             let mut adopted = None;
             if let Some((journal, left)) = journals.first() {
                 let _turn = turns.acquire().await;
@@ -172,16 +175,21 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
             // What a later mount has left comes after what an earlier one has, however long that takes.
             for (journal, left) in journals {
                 let left = if adopted.is_some() { left } else { reread(&journal, &uuid, left) };
-                save_recovered(&supervisor, &journal, &uuid, &left, adopted.take()).await;
+                save_recovered(&supervisor, &journal, &uuid, &left, adopted.take(), &mut refused).await;
             }
-        }));
+        });
+        saving.push((task, is_refused));
     }
     let deadline = tokio::time::Instant::now() + RECOVERY;
     let mut tasks = Vec::new();
-    for mut task in saving {
-        if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-            tasks.push(task);
+    for (mut task, is_refused) in saving {
+        tokio::select! {
+            biased;
+            _ = &mut task => continue,
+            _ = is_refused => {}
+            () = tokio::time::sleep_until(deadline) => {}
         }
+        tasks.push(task);
     }
     if let Some(writing) = &supervisor.environment().writing {
         writing.earlier.is_mounted();
@@ -234,13 +242,15 @@ async fn adopt(
 }
 
 /// Saves what one journal has, and does not end before that is done. It is taken over once, and settled only after that: whatever
-/// else the collection has to save is not this. `adopted`: what came of a first try to take it over.
+/// else the collection has to save is not this. `adopted`: what came of a first try to take it over. `refused` is told when the
+/// server does not want it: whoever waits would wait for somebody to change that.
 async fn save_recovered(
     supervisor: &Supervisor,
     journal: &Arc<Journal>,
     uuid: &str,
     left: &Arc<Left>,
     adopted: Option<Result<Vec<Change>, actors::Error>>,
+    refused: &mut Option<oneshot::Sender<()>>,
 ) {
     let cell = supervisor.collection(uuid);
     let mut adopted = match adopted {
@@ -262,12 +272,19 @@ async fn save_recovered(
                     "what an earlier mount had not saved waits its turn"
                 );
             }
-            Err(error) => tracing::error!(
-                collection = uuid,
-                journal = journal.id(),
-                %error,
-                "what an earlier mount had not saved cannot be saved yet: it stays in its journal (see `arvados journal list`)"
-            ),
+            Err(error) => {
+                if error.is_refusal()
+                    && let Some(refused) = refused.take()
+                {
+                    let _ = refused.send(());
+                }
+                tracing::error!(
+                    collection = uuid,
+                    journal = journal.id(),
+                    %error,
+                    "what an earlier mount had not saved cannot be saved yet: it stays in its journal (see `arvados journal list`)"
+                );
+            }
         }
         let again = tokio::time::Instant::now() + pause;
         let is_saved = || cell.load().is_some_and(|state| !state.is_unsaved());
