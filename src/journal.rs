@@ -192,27 +192,27 @@ impl Journal {
     /// As [`Journal::append`], for changes that belong together: after a crash all of them are there or none. Returns the last
     /// one's sequence.
     pub fn append_together(&self, collection: &str, changes: &[Change], durable: bool) -> Result<Sequence, Error> {
-        let (sequence, file) = {
+        let (sequence, file, writes) = {
             let mut log = self.log();
             if durable {
                 log.regain_trust()?;
             }
-            (log.append(collection, changes)?, log.file())
+            (log.append(collection, changes)?, log.file(), log.writes())
         };
         if durable {
-            self.confirm(&file, Some(sequence))?;
+            self.confirm((&file, writes), Some(sequence))?;
         }
         Ok(sequence)
     }
 
     /// Brings all that was appended so far to the disk. Errors: [`Error::NotDurable`], and those of a rewrite.
     pub fn sync(&self) -> Result<(), Error> {
-        let file = {
+        let (file, writes) = {
             let mut log = self.log();
             log.regain_trust()?;
-            log.file()
+            (log.file(), log.writes())
         };
-        self.confirm(&file, None)
+        self.confirm((&file, writes), None)
     }
 
     /// Brings to the disk what was written since that was done last, if anything was. Errors: as [`Journal::sync`].
@@ -220,11 +220,18 @@ impl Journal {
         if self.log().is_synced() { Ok(()) } else { self.sync() }
     }
 
-    /// A rewrite in the meantime does no harm: it has brought to the disk what was in this file.
-    fn confirm(&self, file: &File, sequence: Option<Sequence>) -> Result<(), Error> {
+    /// Brings so many writes of the file to the disk, unless somebody else has just done so. A rewrite in the meantime does no harm: it
+    /// has brought to the disk what was in this file.
+    fn confirm(&self, (file, wanted): (&File, u64), sequence: Option<Sequence>) -> Result<(), Error> {
         // One after the other: the kernel tells of a page that it could not write only once, and whoever asks next must hear of it, too.
         let _alone = self.confirming.lock().unwrap_or_else(PoisonError::into_inner);
-        let writes = self.log().writes();
+        let writes = {
+            let log = self.log();
+            if log.has_synced(file, wanted) {
+                return Ok(());
+            }
+            log.writes()
+        };
         match file.sync_data() {
             Ok(()) => {
                 let mut log = self.log();

@@ -1,6 +1,7 @@
 //! What a file consists of while some of it is not in Keep: the form in which the journal keeps it.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A whole file, in a form that outlives the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +21,8 @@ pub struct Extent {
     pub source: Source,
 }
 
-/// Where the bytes are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Where the bytes are. `Debug` shows neither them nor a signature.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// In a block in Keep. `locator` has its size and, where the cluster signs, a signature; `offset` is in the block.
     Stored {
@@ -38,6 +39,20 @@ pub enum Source {
     Inline(#[serde(with = "base64_bytes")] bytes::Bytes),
     /// Zeros that nobody wrote.
     Hole,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Stored { locator, block_size, offset, .. } => {
+                let hash = locator.split('+').next().unwrap_or_default();
+                write!(formatter, "{hash}+{block_size}:{offset}")
+            }
+            Source::Backing => formatter.write_str("Backing"),
+            Source::Inline(bytes) => write!(formatter, "Inline({} bytes)", bytes.len()),
+            Source::Hole => formatter.write_str("Hole"),
+        }
+    }
 }
 
 impl Content {

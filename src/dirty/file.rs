@@ -57,7 +57,7 @@ pub(super) struct State {
     pub tail: Option<Tail>,
     pub backing: Option<Arc<Backing>>,
     /// A record may say that the backing file has what was cut off here: what comes in its place goes to another one.
-    is_spoken_for: bool,
+    pub(super) is_spoken_for: bool,
     /// A record that speaks of the backing file was to be on the disk. Later ones take its place there, at a time of their own, so
     /// what they speak of has to be there before them.
     pub is_durable: bool,

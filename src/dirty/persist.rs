@@ -33,7 +33,14 @@ impl DirtyFile {
             state.is_durable |= durable;
             state.is_durable
         };
-        if durable && self.state().backing.as_ref().is_some_and(|backing| backing.is_distrusted()) {
+        let renews = {
+            let state = self.state();
+            let is_distrusted = durable && state.backing.as_ref().is_some_and(|backing| backing.is_distrusted());
+            // Once it is said that something is in the backing file it must stay the same file.
+            let writes = |source: &Source| matches!(source, Source::Sealed { copied: false, .. });
+            is_distrusted || (!inline && state.is_spoken_for && state.extents.any(writes))
+        };
+        if renews {
             self.renew_backing(&turn).await?;
         }
         let (size, found) = {

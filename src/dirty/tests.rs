@@ -575,3 +575,23 @@ async fn block_of_many_files_is_fetched_and_stored_once() {
     drop(files);
     rig.empty().await;
 }
+
+/// The file that is recorded next must not lack what the one before had.
+#[tokio::test]
+async fn record_after_a_cut_and_a_full_block_has_all_of_the_file() {
+    let rig = rig(100, 2000, 800, 1 << 20);
+    rig.keep.fails.store(true, Ordering::SeqCst);
+    let file = rig.store.file(std::iter::empty(), PutRequest::default());
+    let mut bytes: Vec<u8> = (0..230u8).collect();
+    file.write(Place::End, bytes.clone().into()).await.unwrap();
+    file.persist(0, false, false).await.unwrap();
+    file.truncate(100).await.unwrap();
+    bytes.truncate(100);
+    file.write(Place::End, Bytes::from(vec![7; 100])).await.unwrap();
+    bytes.extend([7; 100]);
+    let record = file.persist(0, false, false).await.unwrap();
+    let other = rig.store.restore(&record, None, PutRequest::default()).unwrap();
+    assert_eq!(rig.all(&other, 0, u64::MAX).await, bytes);
+    file.discard();
+    other.discard();
+}

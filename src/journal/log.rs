@@ -163,6 +163,11 @@ impl Log {
         self.writes
     }
 
+    /// So many writes of the file are on the disk.
+    pub(super) fn has_synced(&self, file: &File, writes: u64) -> bool {
+        std::ptr::eq(file, &*self.file) && self.synced >= writes && !self.distrusted
+    }
+
     /// The file was brought to the disk after so many writes, if it is still the log.
     pub(super) fn was_synced(&mut self, file: &File, writes: u64) {
         if std::ptr::eq(file, &*self.file) {
@@ -460,9 +465,15 @@ impl Log {
         }
         pending.thin();
         pending.last = pending.last.max(self.last);
-        let limit = self.limit;
-        *self = Log::replace(&self.folder, &pending)?;
-        self.limit = limit;
+        let mut new = Log::replace(&self.folder, &pending)?;
+        new.limit = self.limit;
+        for (uuid, collection) in &self.collections {
+            // Of two that put the same one note is left, and it is that of either.
+            if let Some(kept) = new.collections.get_mut(uuid).filter(|kept| kept.open > 0) {
+                kept.open = kept.open.max(collection.open);
+            }
+        }
+        *self = new;
         Ok(())
     }
 

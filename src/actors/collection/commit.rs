@@ -60,6 +60,8 @@ pub(super) struct Commit {
     pub(super) lost: BTreeMap<Vec<u8>, dirty::Error>,
     /// What was sent, as long as it is not known whether it arrived.
     pub(super) sent: Vec<Sent>,
+    /// The journal has a note of the last of them, and not only of others.
+    pub(super) is_noted: bool,
     /// The record as it is since it was told to keep old versions.
     pub(super) prepared: Option<Arc<Record<Collection>>>,
     /// How many texts came out as predicted, of those that could come out in one way only.
@@ -325,7 +327,8 @@ impl Commit {
                 Ok(answer) => return Ok(self.was_accepted(answer, request, base, goal)),
                 Err(error) => error,
             };
-            if attempts == 0 && !error.is_temporary() {
+            let is_unreadable = matches!(error, remote::Error::Answer { .. });
+            if attempts == 0 && !error.is_temporary() && !is_unreadable {
                 // Refused with an answer, so it has not arrived.
                 self.take_back(noted);
             }
@@ -353,7 +356,7 @@ impl Commit {
             if error.is_unacceptable() {
                 return Ok(Step::Unacceptable(error));
             }
-            if !error.is_temporary() {
+            if !error.is_temporary() && !is_unreadable {
                 return Err(error.into());
             }
             // The answer was lost, or the server failed: look what became of it.
@@ -384,10 +387,12 @@ impl Commit {
         if self.sent.last() == Some(&sent) {
             return;
         }
-        if let Some(journal) = &self.writing.journal
-            && let Err(error) = journal.sent(self.cell.key(), &sent)
-        {
-            tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what is sent");
+        if let Some(journal) = &self.writing.journal {
+            let noted = journal.sent(self.cell.key(), &sent);
+            self.is_noted = noted.is_ok();
+            if let Err(error) = noted {
+                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what is sent");
+            }
         }
         self.writing.earlier.note(self.cell.key(), &sent);
         self.sent.push(sent);
@@ -400,7 +405,7 @@ impl Commit {
         }
         self.sent.truncate(noted);
         tokio::task::block_in_place(|| {
-            if let Some(journal) = &self.writing.journal
+            if let Some(journal) = self.writing.journal.as_ref().filter(|_| self.is_noted)
                 && let Err(error) = journal.withdrawn(self.cell.key())
             {
                 tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save was refused");
@@ -592,7 +597,7 @@ impl Commit {
         self.sent.clear();
         // After this note the log may be written anew.
         tokio::task::block_in_place(|| {
-            if let Some(journal) = &self.writing.journal
+            if let Some(journal) = self.writing.journal.as_ref().filter(|_| self.is_noted)
                 && let Err(error) = journal.arrived(self.cell.key())
             {
                 tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");

@@ -11,7 +11,7 @@ use crate::actors::collection::{CollectionActor, operation, sent};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
 use crate::dirty::Scratch;
-use crate::journal::{Change, Sent, Sequence};
+use crate::journal::{Change, Journal, Sent, Sequence};
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +23,7 @@ pub struct Left {
     pub sent: Vec<Sent>,
     /// Where its backing files are.
     pub scratch: Arc<Scratch>,
+    pub journal: Arc<Journal>,
 }
 
 /// Takes over what a mount that was killed had not saved. The answer is what could not be: it has to stay in the journal.
@@ -73,6 +74,10 @@ impl CollectionActor {
         let is_same = self.cell.load().is_some_and(|current| Arc::ptr_eq(&current, state));
         if !is_same || self.is_busy() {
             return Err(Error::Busy);
+        }
+        if let Some(writing) = &self.environment.writing {
+            // Before anything of it can be saved or written down.
+            writing.earlier.was_adopted(&left.journal, self.cell.key());
         }
         let theirs = state.base.snapshot.clone();
         let kept = replayed.kept.clone();

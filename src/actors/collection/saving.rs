@@ -298,6 +298,7 @@ impl CollectionActor {
             change,
             lost: BTreeMap::new(),
             sent: Vec::new(),
+            is_noted: false,
             prepared: None,
             predicted: 0,
         };

@@ -124,8 +124,9 @@ fn open_journal(
     Ok((journal, recovered))
 }
 
-/// Takes over what mounts that were killed had not saved, and saves it before anybody can change it. What cannot be saved
-/// now shows all the same, and is saved in the background; its journal stays until then. Returns who does that.
+/// Takes over what mounts that were killed had not saved, and saves it before anybody can change it, as far as that can be done in
+/// [`RECOVERY`]. What the cluster does not take shows all the same; what it does not even answer for shows when it does. Both are
+/// saved in the background, and their journals stay until then. Returns who does that.
 pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
     let mut collections: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for mut found in recovered {
@@ -153,7 +154,7 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
                 "an earlier mount was killed before it had saved everything: that is done now"
             );
             let sent = found.sent.remove(&uuid).unwrap_or_default();
-            let left = Arc::new(Left { changes, sent, scratch: scratch.clone() });
+            let left = Arc::new(Left { changes, sent, scratch: scratch.clone(), journal: journal.clone() });
             collections.entry(uuid).or_default().push((journal.clone(), left));
         }
         if let Some(writing) = &supervisor.environment().writing {
@@ -168,9 +169,9 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
         let task = tokio::spawn(async move {
             let mut refused = Some(refused);
             let mut adopted = None;
-            if let Some((journal, left)) = journals.first() {
+            if let Some((_, left)) = journals.first() {
                 let _turn = turns.acquire().await;
-                adopted = Some(adopt(&supervisor, journal, &uuid, left).await);
+                adopted = Some(supervisor.adopt_journal(&uuid, left).await);
             }
             // What a later mount has left comes after what an earlier one has, however long that takes.
             for (journal, left) in journals {
@@ -219,26 +220,13 @@ fn reread(journal: &Journal, uuid: &str, left: Arc<Left>) -> Arc<Left> {
         Ok(mut contents) => {
             let changes = contents.pending.collections.remove(uuid).unwrap_or_default().into_iter().collect();
             let sent = contents.pending.sent.remove(uuid).unwrap_or_default();
-            Arc::new(Left { changes, sent, scratch: left.scratch.clone() })
+            Arc::new(Left { changes, sent, scratch: left.scratch.clone(), journal: left.journal.clone() })
         }
         Err(error) => {
             tracing::debug!(journal = journal.id(), %error, "cannot read a journal again: what was read before is used");
             left
         }
     }
-}
-
-async fn adopt(
-    supervisor: &Supervisor,
-    journal: &Arc<Journal>,
-    uuid: &str,
-    left: &Arc<Left>,
-) -> Result<Vec<Change>, actors::Error> {
-    let kept = supervisor.adopt_journal(uuid, left).await?;
-    if let Some(writing) = &supervisor.environment().writing {
-        writing.earlier.was_adopted(journal, uuid);
-    }
-    Ok(kept)
 }
 
 /// Saves what one journal has, and does not end before that is done. It is taken over once, and settled only after that: whatever
@@ -255,7 +243,7 @@ async fn save_recovered(
     let cell = supervisor.collection(uuid);
     let mut adopted = match adopted {
         Some(adopted) => adopted,
-        None => adopt(supervisor, journal, uuid, left).await,
+        None => supervisor.adopt_journal(uuid, left).await,
     };
     let mut pause = Duration::from_secs(1);
     loop {
@@ -293,7 +281,7 @@ async fn save_recovered(
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
         if adopted.is_err() {
-            adopted = adopt(supervisor, journal, uuid, left).await;
+            adopted = supervisor.adopt_journal(uuid, left).await;
         }
     }
     let settled = tokio::task::block_in_place(|| {
