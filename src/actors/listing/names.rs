@@ -17,12 +17,27 @@ pub fn shown(name: &str, substitution: Option<&str>) -> Option<Vec<u8>> {
     Some(name.into_bytes().into_iter().map(replace).collect())
 }
 
-/// The names that an object shown as `name` may have, the likeliest first, as far as that can be told ([`pattern`]).
+/// Places of a name where there may have been a slash, up to which all names that it may come from are listed: 32 of them. A server
+/// finds names by an index, and has to look at each one to compare it with a pattern.
+const MOST_LISTED: usize = 5;
+
+/// The names that an object shown as `name` may have, the likeliest first, as far as they can be listed ([`pattern`]).
 pub fn candidates(name: &str, substitution: Option<&str>) -> Vec<String> {
     let mut names = vec![name.to_owned()];
     let text = substitute(substitution);
-    if !text.is_empty() && name.contains(text) {
-        names.push(name.replace(text, "/"));
+    let places = places(name, text);
+    let count = if are_listed(&places, text) { places.len() } else { 0 };
+    // All of them slashes first.
+    for slashes in (1..1_u32 << count).rev() {
+        let mut candidate = String::with_capacity(name.len());
+        let mut end = 0;
+        for (_, place) in places.iter().enumerate().filter(|(number, _)| slashes & (1 << number) != 0) {
+            candidate.push_str(&name[end..*place]);
+            candidate.push('/');
+            end = place + text.len();
+        }
+        candidate.push_str(&name[end..]);
+        names.push(candidate);
     }
     match name {
         "_" => names.push(".".to_owned()),
@@ -32,14 +47,12 @@ pub fn candidates(name: &str, substitution: Option<&str>) -> Vec<String> {
     names
 }
 
-/// A pattern of SQL's `like` for the names that an object shown as `name` may have, if there are others than [`candidates`]:
-/// wherever the substitute stands there may be a slash, and which of them are cannot be told. It matches few others besides, all
-/// of which [`shown`] sorts out.
+/// A pattern of SQL's `like` for the names that an object shown as `name` may have, if there are more than [`candidates`] lists:
+/// wherever the substitute stands there may be a slash. It matches few others besides, all of which [`shown`] sorts out.
 pub fn pattern(name: &str, substitution: Option<&str>) -> Option<String> {
     let text = substitute(substitution);
-    let starts = |position: &usize| !text.is_empty() && name.as_bytes()[*position..].starts_with(text.as_bytes());
-    let places: Vec<usize> = (0..name.len()).filter(starts).collect();
-    if places.len() < 2 {
+    let places = places(name, text);
+    if are_listed(&places, text) {
         return None;
     }
     // As long as a slash, or longer and perhaps overlapping.
@@ -57,6 +70,17 @@ pub fn pattern(name: &str, substitution: Option<&str>) -> Option<String> {
         }
     }
     Some(pattern)
+}
+
+/// Where there may have been a slash.
+fn places(name: &str, text: &str) -> Vec<usize> {
+    let starts = |position: &usize| !text.is_empty() && name.as_bytes()[*position..].starts_with(text.as_bytes());
+    (0..name.len()).filter(starts).collect()
+}
+
+/// They are few, and none overlaps the next.
+fn are_listed(places: &[usize], text: &str) -> bool {
+    places.len() <= MOST_LISTED && places.windows(2).all(|pair| pair[0] + text.len() <= pair[1])
 }
 
 /// Without a substitute for slashes they are shown as what cannot be shown.
@@ -83,13 +107,21 @@ mod tests {
 
     #[test]
     fn pattern_has_a_wildcard_wherever_a_slash_may_have_been() {
-        assert_eq!(pattern("a_b", None), None);
-        assert_eq!(pattern("a_b_c%", None).as_deref(), Some("a_b_c\\%"));
-        assert_eq!(pattern("_a\\_", Some("_")).as_deref(), Some("_a\\\\_"));
-        assert_eq!(pattern("a_b_c", Some("[S]")), None);
-        assert_eq!(pattern("a_[S]b[S]", Some("[S]")).as_deref(), Some("a\\_%b%"));
-        assert_eq!(pattern("SSS", Some("SS")).as_deref(), Some("%"));
-        assert_eq!(pattern("a_b_c", Some("")), None);
+        assert_eq!(pattern("a_b_c_d_e_f", None), None, "they are listed");
+        assert_eq!(pattern("a_b_c_d_e_f_g%", None).as_deref(), Some("a_b_c_d_e_f_g\\%"));
+        assert_eq!(pattern("______\\", Some("_")).as_deref(), Some("______\\\\"));
+        assert_eq!(pattern("a_b_c_d_e_f_g", Some("[S]")), None);
+        assert_eq!(pattern("a_[S]b[S][S][S][S][S]", Some("[S]")).as_deref(), Some("a\\_%b%"));
+        assert_eq!(pattern("SSS", Some("SS")).as_deref(), Some("%"), "they overlap");
+        assert_eq!(pattern("a_b_c_d_e_f_g", Some("")), None);
+    }
+
+    #[test]
+    fn few_places_are_listed_with_slashes_and_without() {
+        assert_eq!(candidates("a_b_c", None), ["a_b_c", "a/b/c", "a_b/c", "a/b_c"]);
+        assert_eq!(candidates("foo[SLASH]bar", Some("[SLASH]")), ["foo[SLASH]bar", "foo/bar"]);
+        assert_eq!(candidates("__", None), ["__", "//", "_/", "/_", ".."]);
+        assert_eq!(candidates("plain", None), ["plain"]);
     }
 
     /// SQL's `like`.
