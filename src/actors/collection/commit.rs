@@ -56,6 +56,8 @@ pub(super) struct Commit {
     pub(super) guard: Plan,
     /// Number of the last change in `state`.
     pub(super) change: u64,
+    /// An earlier save may have arrived without our knowing.
+    pub(super) is_unsure: bool,
     /// Files with blocks that the server does not take from us and that cannot be stored anew.
     pub(super) lost: BTreeMap<Vec<u8>, dirty::Error>,
     /// What was sent, as long as it is not known whether it arrived.
@@ -186,6 +188,13 @@ impl Commit {
             let touched = self.touched.clone();
             let mut edits = match self.edits(&base, &target.snapshot, &touched) {
                 Some(edits) if edits.is_empty() => {
+                    if self.is_unsure {
+                        // What was changed back is on the server only if the change is not.
+                        let now = self.environment.api.collection(self.cell.key(), &SUMMARY, None).await?;
+                        if !is_same(&now, &base.record) {
+                            return Ok(Outcome::Refused);
+                        }
+                    }
                     let base = Base { snapshot: target.snapshot.clone(), ..(*base).clone() };
                     progress.saved = Some(saved(base, target, Reach::NotSent));
                     return Ok(Outcome::Done);
