@@ -310,7 +310,7 @@ impl Commit {
         loop {
             let mut request = self.request(base, &record, goal, edits.as_ref()).await?;
             if request.conditions.prepare && self.prepared.is_none() {
-                record = Arc::new(read_kept(&self.environment, self.cell.key(), &SUMMARY, None).await?);
+                record = Arc::new(keep_and_read(&self.environment, self.cell.key(), &SUMMARY, None).await?);
                 if record.portable_data_hash != base.record.portable_data_hash || !record.preserve_version {
                     return Ok(Step::Ended(Outcome::Refused));
                 }
@@ -615,10 +615,6 @@ impl Commit {
 
 /// How things are under the condition that no change of others goes without a new version (protocol.md 4.12): asks for that, where
 /// it is wanted and the cluster keeps versions. `select` nothing and a sink to have the manifest too.
-///
-/// The server reads a record without a lock, so its answer can be older than the change of somebody who came in that moment. Under
-/// `strict` the record is read again therefore. Otherwise it is not: what would be overwritten is kept as a version
-/// then, and the event of our save tells of it.
 pub(super) async fn read_kept(
     environment: &Environment,
     uuid: &str,
@@ -631,11 +627,27 @@ pub(super) async fn read_kept(
     if guard == CommitGuard::None || !is_versioned {
         return Ok(api.collection(uuid, select, manifest).await?);
     }
+    keep_and_read(environment, uuid, select, manifest).await
+}
+
+/// Asks for old versions to be kept, whatever the guard, and says how things are.
+///
+/// The server reads a record without a lock, so its answer can be older than the change of somebody who came in that moment. Under
+/// `strict` the record is read again therefore. Otherwise it is not: what would be overwritten is kept as a version
+/// then, and the event of our save tells of it.
+async fn keep_and_read(
+    environment: &Environment,
+    uuid: &str,
+    select: &[&str],
+    manifest: Option<&mut dyn ManifestSink>,
+) -> Result<Record<Collection>, Error> {
+    let api = &environment.api;
+    let is_strict = environment.writing.as_ref().is_some_and(|writing| writing.guard == CommitGuard::Strict);
     let mut update =
         CollectionUpdate { select: select.iter().map(|name| (*name).to_owned()).collect(), ..Default::default() };
     update.attributes.insert("preserve_version".into(), json!(true));
     update.repeat = retry::Repeat::Harmless;
-    if guard == CommitGuard::Strict {
+    if is_strict {
         update.select = vec!["uuid".to_owned()];
         api.update_collection(uuid, &update, None).await?;
         return Ok(api.collection(uuid, select, manifest).await?);
