@@ -263,8 +263,8 @@ impl CollectionActor {
             }
         }
         for (path, _) in self.may_have_arrived().into_iter().flat_map(|save| save.paths) {
-            // What has arrived too late is put right; a conflict stands until somebody writes to the path.
-            if self.local.aside.conflict(Some(&path)).is_none() {
+            // What has arrived too late is put right; a conflict stands until somebody writes to the path or around it.
+            if !self.local.aside.has_conflict_around(&path) {
                 self.local.touch(&path, Depth::Entry);
             }
         }
