@@ -455,7 +455,7 @@ impl CollectionActor {
         let mut editor = state.snapshot.edit();
         for file in saved.files {
             let Some(draft) = state.drafts.get(&file.number).cloned() else { continue };
-            draft.set_saved(file.settled.generation);
+            draft.set_saved(&file.settled);
             draft.file.was_saved(&file.settled.pieces);
             if editor.set_content(file.node, &file.settled.pieces).is_err() {
                 continue;

@@ -62,6 +62,8 @@ pub(super) struct State {
     /// what they speak of has to be there before them.
     pub is_durable: bool,
     pub generation: u64,
+    /// See [`DirtyFile::writes`].
+    pub writes: u64,
     pub modified: DateTime<Utc>,
     /// The short last piece that settling stored, so that the next one can take its place.
     pub last_own: Option<OwnEnd>,
@@ -106,6 +108,7 @@ impl DirtyFile {
             is_spoken_for: false,
             is_durable: false,
             generation: 0,
+            writes: 0,
             modified,
             last_own: own_end,
             last_end: u64::MAX,
@@ -150,6 +153,11 @@ impl DirtyFile {
     /// Changes with every change of bytes, size or time.
     pub fn generation(&self) -> u64 {
         self.state().generation
+    }
+
+    /// Changes with every change of bytes or size, also one that leaves the same bytes.
+    pub fn writes(&self) -> u64 {
+        self.state().writes
     }
 
     /// When it was last changed.
@@ -358,7 +366,8 @@ impl DirtyFile {
         let _turn = self.turn().await;
         let mut state = self.state();
         let is_recorded = state.backing.as_ref().is_some_and(|backing| backing.is_recorded());
-        state.is_spoken_for |= is_recorded && size < state.extents.size();
+        let before = state.extents.size();
+        state.is_spoken_for |= is_recorded && size < before;
         state.extents.resize(size);
         match &mut state.tail {
             Some(tail) if tail.start >= size => state.tail = None,
@@ -370,6 +379,7 @@ impl DirtyFile {
         }
         state.forget_last_own(size);
         let unused = state.drop_unused_backing();
+        state.writes += u64::from(size != before);
         state.touch();
         drop(state);
         drop(unused);
@@ -462,6 +472,7 @@ impl State {
         self.forget_last_own(at);
         self.extents.replace(at, length, source);
         self.last_end = at + length;
+        self.writes += 1;
         self.touch();
     }
 

@@ -31,6 +31,8 @@ pub struct Settled {
     pub size: u64,
     /// Of the file when `pieces` was taken.
     pub generation: u64,
+    /// [`DirtyFile::writes`] at that moment.
+    pub writes: u64,
     pub modified: DateTime<Utc>,
 }
 
@@ -306,10 +308,11 @@ impl DirtyStore {
         }
         let unused = state.drop_unused_backing();
         let pieces = pieces_of(&state.extents);
-        let (size, generation, modified) = (state.extents.size(), state.generation, state.modified);
+        let (size, generation) = (state.extents.size(), state.generation);
+        let (writes, modified) = (state.writes, state.modified);
         drop(state);
         drop(unused);
-        Ok(Settled { pieces: pieces?, size, generation, modified })
+        Ok(Settled { pieces: pieces?, size, generation, writes, modified })
     }
 }
 

@@ -142,6 +142,29 @@ fn lost_answer_is_looked_after_and_not_repeated_blindly() {
     }
 }
 
+/// The server seems to have it, but has what was saved in between, and the answer to that got lost.
+#[test]
+fn file_that_is_changed_back_after_an_answer_got_lost_is_not_saved_until_the_server_is_asked() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::old(&["--retries=0"]);
+    let path = fixture.path();
+    save(&path.join("x"), b"as before").unwrap();
+    let lost = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "drop": "after"});
+    let outage = json!({"method": ["GET"], "path": fixture.made.uuid, "status": 503});
+    fixture.control("faults", json!({"api": [lost, outage]}));
+    assert_ne!(errno(save(&path.join("x"), b"in between")), 0);
+    let _ = save(&path.join("x"), b"as before");
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.control("faults", json!({"api": []}));
+    assert!(fixture.server_has("x", b"in between"), "it has not arrived: this proves nothing");
+    fixture.writer.start_again();
+    until("the last version to be saved", || fixture.server_has("x", b"as before"));
+    assert_eq!(fixture.server_names(), ["a", "d/b", "x"]);
+}
+
 #[test]
 fn server_without_replace_files_gets_the_whole_manifest() {
     let fixture = Fixture::new(&[]);

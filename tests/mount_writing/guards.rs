@@ -201,3 +201,19 @@ fn whole_manifest_wipes_out_nothing_that_another_client_saves_meanwhile() {
     assert_eq!(files.keys().collect::<Vec<_>>(), ["a", "before", "d/b", "mine", "theirs"]);
     assert!(files["d/b"] == b"changed by them" && files["mine"] == b"mine", "{files:?}");
 }
+
+/// Where it needs to see everything, it sees to that though it was told to look at nothing.
+#[test]
+fn whole_manifests_are_saved_without_a_guard_too() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--commit-guard=none"]);
+    let path = fixture.path();
+    fixture.control("config", json!({"no_replace_files": true, "PreserveVersionIfIdle": 3600}));
+    for content in [&b"mine"[..], b"mine again"] {
+        save(&path.join("mine"), content).unwrap();
+        assert!(fixture.server_has("mine", content));
+    }
+    assert_eq!(fixture.server_names(), ["a", "d/b", "mine"]);
+}

@@ -169,3 +169,51 @@ fn policy_error_tells_who_writes_a_file_anew_that_another_client_saved_just_now(
     save(&path.join("a"), b"mine again").unwrap();
     assert!(fixture.server_has("a", b"mine again"));
 }
+
+/// What is made in the folder that is in conflict would bring it back, and theirs would be replaced.
+#[test]
+fn policy_error_makes_nothing_in_a_folder_whose_conflict_a_writer_does_not_know_of() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--refresh-time=1", "--on-conflict=error", "--sync=idle:60"]);
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    fs::create_dir(path.join("e")).unwrap();
+    let file = open(&path.join("e/x"), libc::O_WRONLY | libc::O_CREAT).unwrap();
+    file.write_all_at(b"mine", 0).unwrap();
+    fixture.client.put_files(&fixture.made.uuid, &[("e", b"theirs"), ("sign", b"")]);
+    until("theirs to arrive", || names(&path).contains(&"sign".to_owned()));
+    assert_eq!(errno(save(&path.join("e/y"), b"another")), libc::EBUSY);
+    assert_eq!(errno(fs::create_dir(path.join("e/z"))), libc::EBUSY);
+    assert_eq!(errno(fs::read(path.join(".arvados#collection"))), libc::EBUSY);
+    assert!(fixture.server_has("e", b"theirs"));
+    // A program that another test starts closes a copy of it at any time, and what that had flushed counts as told.
+    file.write_all_at(b"MINE", 0).unwrap();
+    assert_eq!(errno(close(file)), libc::EBUSY);
+    save(&path.join("e/y"), b"another").unwrap();
+    fs::read(path.join(".arvados#collection")).unwrap();
+    assert!(fixture.server_has("e/x", b"MINE") && fixture.server_has("e/y", b"another"), "who knows of it means it");
+}
+
+/// A folder was moved, and whether that arrived is not known. What is in it is in conflict by then.
+#[test]
+fn conflict_in_a_folder_that_may_have_arrived_stands() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::old(&[QUIET[0], QUIET[1], "--on-conflict=error", "--retries=0"]);
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    let lost = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "body": "replace_files", "drop": "after"});
+    let outage = json!({"method": ["GET"], "path": fixture.made.uuid, "status": 503});
+    fixture.control("faults", json!({"api": [lost, outage]}));
+    assert_ne!(errno(fs::rename(path.join("d"), path.join("e"))), 0);
+    fixture.control("faults", json!({"api": []}));
+    assert!(fixture.server_has("e/b", b"second"), "it has not arrived: this proves nothing");
+    fixture.client.put_files(&fixture.made.uuid, &[("e/b", b"theirs")]);
+    until("the conflict", || fixture.writer.log().contains("changed here and by another client"));
+    save(&path.join("later"), b"later").unwrap();
+    assert!(fixture.server_has("later", b"later") && fixture.server_has("e/b", b"theirs"));
+    assert_eq!(fs::read(path.join("e/b")).unwrap(), b"second");
+}

@@ -7,7 +7,7 @@
 //!
 //! Who is in the middle of writing to a file when theirs arrives does not know of it. So a conflict is *held* by the files that
 //! are open then: no write brings it back before the last handle is closed, each `close` and `fsync` is answered with it, and
-//! nobody can move or remove the path meanwhile. Whoever opens the file afterwards and writes to it means it.
+//! nobody can move or remove the path meanwhile, or make anything in it. Whoever opens the file afterwards and writes to it means it.
 //!
 //! Paths that were set aside together come back together: what was moved belongs to where it was moved to.
 
@@ -29,6 +29,13 @@ struct Group {
     error: Error,
     /// The files that hold a conflict, by number.
     holders: HashSet<u32>,
+}
+
+impl Group {
+    /// Is any of it at this path, below or above it?
+    fn is_around(&self, path: &[u8]) -> bool {
+        self.paths.covers(path) || self.paths.iter().any(|(aside, _)| is_below(aside, path))
+    }
 }
 
 /// See the module's essay.
@@ -81,17 +88,21 @@ impl Aside {
 
     /// The error of a conflict at this path, in it or above it that some file holds.
     pub(super) fn held(&self, path: &[u8]) -> Option<&Error> {
-        let is_around =
-            |group: &Group| group.paths.covers(path) || group.paths.iter().any(|(aside, _)| is_below(aside, path));
-        self.groups.iter().find(|group| !group.holders.is_empty() && is_around(group)).map(|group| &group.error)
+        self.groups.iter().find(|group| !group.holders.is_empty() && group.is_around(path)).map(|group| &group.error)
     }
 
-    /// The path was changed: what is set aside there, below or above it is returned and is not set aside any more.
+    /// Is there a conflict at this path, in it or above it?
+    pub(super) fn has_conflict_around(&self, path: &[u8]) -> bool {
+        self.groups.iter().any(|group| matches!(group.reason, Reason::Conflict(_)) && group.is_around(path))
+    }
+
+    /// The path was changed: what is set aside there, below or above it is returned and is not set aside any more, unless it is
+    /// held.
     pub(super) fn take_around(&mut self, path: &[u8]) -> Touched {
         if self.groups.is_empty() {
             return Touched::default();
         }
-        self.take(|group| group.paths.covers(path) || group.paths.iter().any(|(aside, _)| is_below(aside, path)))
+        self.take(|group| group.holders.is_empty() && group.is_around(path))
     }
 
     /// What the server has refused is to be tried again.
@@ -186,6 +197,7 @@ mod tests {
             assert!(aside.held(path.as_bytes()).is_some(), "{path}");
         }
         assert!(aside.held(b"bad").is_none() && aside.held(b"e").is_none());
+        assert!(aside.take_around(b"d/new").is_empty() && aside.has_conflict_around(b"d/new"));
         assert!(!aside.release(3) && !aside.release(1) && aside.held(b"d").is_some());
         assert!(aside.release(2) && aside.held(b"d").is_none());
         assert!(aside.conflict(Some(b"d")).is_some(), "it is one still");

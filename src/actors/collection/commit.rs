@@ -56,6 +56,8 @@ pub(super) struct Commit {
     pub(super) guard: Plan,
     /// Number of the last change in `state`.
     pub(super) change: u64,
+    /// An earlier save may have arrived without our knowing.
+    pub(super) is_unsure: bool,
     /// Files with blocks that the server does not take from us and that cannot be stored anew.
     pub(super) lost: BTreeMap<Vec<u8>, dirty::Error>,
     /// What was sent, as long as it is not known whether it arrived.
@@ -188,6 +190,13 @@ impl Commit {
             let touched = self.touched.clone();
             let mut edits = match self.edits(&base, &target.snapshot, &touched) {
                 Some(edits) if edits.is_empty() => {
+                    if self.is_unsure {
+                        // What was changed back is on the server only if the change is not.
+                        let now = self.environment.api.collection(self.cell.key(), &SUMMARY, None).await?;
+                        if !is_same(&now, &base.record) {
+                            return Ok(Outcome::Refused);
+                        }
+                    }
                     let base = Base { snapshot: target.snapshot.clone(), ..(*base).clone() };
                     progress.saved = Some(saved(base, target, Reach::NotSent));
                     return Ok(Outcome::Done);
@@ -303,7 +312,7 @@ impl Commit {
         loop {
             let mut request = self.request(base, &record, goal, edits.as_ref()).await?;
             if request.conditions.prepare && self.prepared.is_none() {
-                record = Arc::new(read_kept(&self.environment, self.cell.key(), &SUMMARY, None).await?);
+                record = Arc::new(keep_and_read(&self.environment, self.cell.key(), &SUMMARY, None).await?);
                 if record.portable_data_hash != base.record.portable_data_hash || !record.preserve_version {
                     return Ok(Step::Ended(Outcome::Refused));
                 }
@@ -611,10 +620,6 @@ impl Commit {
 
 /// How things are under the condition that no change of others goes without a new version (protocol.md 4.12): asks for that, where
 /// it is wanted and the cluster keeps versions. `select` nothing and a sink to have the manifest too.
-///
-/// The server reads a record without a lock, so its answer can be older than the change of somebody who came in that moment. Under
-/// `strict` the record is read again therefore. Otherwise it is not: what would be overwritten is kept as a version
-/// then, and the event of our save tells of it.
 pub(super) async fn read_kept(
     environment: &Environment,
     uuid: &str,
@@ -627,11 +632,27 @@ pub(super) async fn read_kept(
     if guard == CommitGuard::None || !is_versioned {
         return Ok(api.collection(uuid, select, manifest).await?);
     }
+    keep_and_read(environment, uuid, select, manifest).await
+}
+
+/// Asks for old versions to be kept, whatever the guard, and says how things are.
+///
+/// The server reads a record without a lock, so its answer can be older than the change of somebody who came in that moment. Under
+/// `strict` the record is read again therefore. Otherwise it is not: what would be overwritten is kept as a version
+/// then, and the event of our save tells of it.
+async fn keep_and_read(
+    environment: &Environment,
+    uuid: &str,
+    select: &[&str],
+    manifest: Option<&mut dyn ManifestSink>,
+) -> Result<Record<Collection>, Error> {
+    let api = &environment.api;
+    let is_strict = environment.writing.as_ref().is_some_and(|writing| writing.guard == CommitGuard::Strict);
     let mut update =
         CollectionUpdate { select: select.iter().map(|name| (*name).to_owned()).collect(), ..Default::default() };
     update.attributes.insert("preserve_version".into(), json!(true));
     update.repeat = retry::Repeat::Harmless;
-    if guard == CommitGuard::Strict {
+    if is_strict {
         update.select = vec!["uuid".to_owned()];
         api.update_collection(uuid, &update, None).await?;
         return Ok(api.collection(uuid, select, manifest).await?);

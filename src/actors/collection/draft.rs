@@ -5,7 +5,7 @@
 //! to look at the file it takes the announcement back first, so that a write that comes later is announced again: a change is
 //! either in what the save sees, or announced after it.
 
-use crate::dirty::DirtyFile;
+use crate::dirty::{DirtyFile, Settled};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -20,22 +20,30 @@ pub struct Draft {
     is_promised: AtomicBool,
     /// The file's generation that is on the server.
     saved: AtomicU64,
+    /// How often it had been written to by then.
+    saved_writes: AtomicU64,
 }
 
 impl Draft {
     pub fn new(file: Arc<DirtyFile>) -> Draft {
-        let saved = AtomicU64::new(file.generation());
+        let (saved, saved_writes) = (AtomicU64::new(file.generation()), AtomicU64::new(file.writes()));
         Draft {
             file,
             writers: AtomicUsize::new(0),
             is_announced: AtomicBool::new(false),
             is_promised: AtomicBool::new(false),
             saved,
+            saved_writes,
         }
     }
 
     /// A file whose content is not on the server: made here, or found in a journal.
     pub fn unsaved(file: Arc<DirtyFile>) -> Draft {
+        Draft { saved_writes: AtomicU64::new(u64::MAX), ..Draft::touched(file) }
+    }
+
+    /// A file with the server's content, of which something else is to be saved.
+    pub(super) fn touched(file: Arc<DirtyFile>) -> Draft {
         Draft { saved: AtomicU64::new(u64::MAX), ..Draft::new(file) }
     }
 
@@ -77,8 +85,15 @@ impl Draft {
         self.file.generation() != self.saved.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_saved(&self, generation: u64) {
-        self.saved.store(generation, Ordering::Release);
+    /// Was it written to since it was opened or saved last? What was put back to the server's bytes was: another client's change
+    /// must not take its place, which may be what a save of ours brought of which the answer got lost.
+    pub(super) fn is_written(&self) -> bool {
+        self.file.writes() != self.saved_writes.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_saved(&self, settled: &Settled) {
+        self.saved_writes.store(settled.writes, Ordering::Release);
+        self.saved.store(settled.generation, Ordering::Release);
     }
 
     pub(super) fn promise(&self) {

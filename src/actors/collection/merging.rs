@@ -2,7 +2,8 @@
 //!
 //! The merge itself is `tree`'s. Here are the things around it that only the collection knows. Files that were written and not
 //! brought to Keep have no blocks yet by which they could be compared, so each stands in the merge as a block of its own that
-//! nothing else is equal to; one of which only the time was set still has its blocks, and is as good as unchanged. Where both
+//! nothing else is equal to. So does one that was written and came to what the server had: writing the same bytes is a change as any
+//! other. One of which only the time was set still has its blocks, and is as good as unchanged. Where both
 //! sides have a file of the same size, the bytes are compared; and open files whose place another client took are remembered, in
 //! case somebody goes on writing to them.
 
@@ -11,7 +12,7 @@ use crate::actors::collection::draft::Draft;
 use crate::actors::collection::operation::Operation;
 use crate::actors::collection::sent::known_base;
 use crate::actors::collection::state::CollectionState;
-use crate::actors::collection::{CollectionActor, Writing};
+use crate::actors::collection::{CollectionActor, Writing, sent};
 use crate::actors::{Error, news};
 use crate::cache::RenewLocator;
 use crate::dirty::Part;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What becomes of a path that both sides have changed (`--on-conflict`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,7 +81,13 @@ pub(super) async fn work_out(
 fn mine(state: &CollectionState) -> Result<Snapshot, Error> {
     let mut editor = state.snapshot.edit();
     for (node, draft) in changed_files(state) {
-        editor.set_content(node, &visible(draft))?;
+        if let Some(pieces) = draft.file.stored() {
+            editor.set_content(node, &pieces)?;
+            if !draft.is_written() || !is_as_before(state, editor.snapshot(), node) {
+                continue;
+            }
+        }
+        editor.set_content(node, &unlike_any_other(draft))?;
     }
     Ok(editor.finish())
 }
@@ -92,25 +100,17 @@ fn changed_files(state: &CollectionState) -> impl Iterator<Item = (NodeId, &Draf
     })
 }
 
-/// What a file consists of, if all of it is in Keep; else a block that nothing is equal to, as large as the file.
-fn visible(draft: &Draft) -> Vec<Piece<Locator>> {
-    if let Some(pieces) = draft.file.stored() {
-        return pieces;
-    }
-    let size = draft.file.size();
-    if size == 0 {
-        return Vec::new();
-    }
-    let locator = Locator::new(BlockHash(rand::random()), size);
-    vec![Piece { block: locator, block_size: size, offset: 0, length: size }]
+/// Is the file what the server had at its path?
+fn is_as_before(state: &CollectionState, mine: &Snapshot, node: NodeId) -> bool {
+    let base = &state.base.snapshot;
+    base.find(&mine.path(node)).is_some_and(|before| same_content(base, before, mine, node))
 }
 
-/// Has somebody written here what was not in the file when it was opened or saved last?
-fn is_written(state: &CollectionState, number: u32, draft: &Draft) -> Result<bool, Error> {
-    let Some(node) = state.node(number).filter(|_| draft.is_changed()) else { return Ok(false) };
-    let mut editor = state.snapshot.edit();
-    editor.set_content(node, &visible(draft))?;
-    Ok(!same_content(&state.snapshot, node, editor.snapshot(), node))
+/// A block that nothing is equal to, as large as the file, or of one byte: an empty one would be equal to any other.
+fn unlike_any_other(draft: &Draft) -> [Piece<Locator>; 1] {
+    let size = draft.file.size().max(1);
+    let block = Locator::new(BlockHash(rand::random()), size);
+    [Piece { block, block_size: size, offset: 0, length: size }]
 }
 
 fn merge_now(
@@ -263,11 +263,12 @@ impl CollectionActor {
             }
         }
         for (path, _) in self.may_have_arrived().into_iter().flat_map(|save| save.paths) {
-            // What has arrived too late is put right; a conflict stands until somebody writes to the path.
-            if self.local.aside.conflict(Some(&path)).is_none() {
+            // What has arrived too late is put right; a conflict stands until somebody writes to the path or around it.
+            if !self.local.aside.has_conflict_around(&path) {
                 self.local.touch(&path, Depth::Entry);
             }
         }
+        sent::forget_lost(&mut self.local.sent, Instant::now());
         let displaced: Vec<u32> = merged.displaced.iter().map(|(number, _)| *number).collect();
         self.local.displaced.extend(merged.displaced);
         let mut state = next;
@@ -346,12 +347,9 @@ impl CollectionActor {
     fn watch_displaced(&mut self, state: &CollectionState, number: u32) {
         let Some(draft) = state.draft(number) else { return };
         draft.take_announcement();
-        let outcome = match is_written(state, number, draft) {
-            Ok(true) => self.apply(Operation::Written { number }).map(drop),
-            Ok(false) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = outcome {
+        if draft.is_written()
+            && let Err(error) = self.apply(Operation::Written { number })
+        {
             tracing::error!(collection = self.cell.key(), number, %error, "a file that is open here has lost its place");
         }
     }

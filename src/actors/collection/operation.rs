@@ -182,11 +182,12 @@ impl CollectionActor {
                 if edit.snapshot().lookup(directory, &name).is_some() {
                     return Err(Error::Exists);
                 }
+                let path = edit.path(directory, &name);
+                self.check_not_held(&path)?;
                 let node = match is_directory {
                     true => edit.editor.make_directory(directory, &name)?,
                     false => edit.editor.set_file(directory, &name, &[])?,
                 };
-                let path = edit.path(directory, &name);
                 edit.touch(path, Depth::Entry);
                 edit.stamp(directory, now);
                 edit.stamp(node, now);

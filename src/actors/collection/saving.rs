@@ -282,7 +282,7 @@ impl CollectionActor {
         let touched = std::mem::take(&mut self.local.touched);
         let mut guard = self.local.guard.plan(Instant::now(), writing.idle);
         // A request without an answer may arrive still, and others may have come in since it was sent.
-        guard.others |= !self.may_have_arrived().is_empty();
+        guard.others |= sent::may_arrive(&self.local.sent, Instant::now());
         let change = self.local.changes;
         let waiting = self.local.waiters.len();
         let commit = Commit {
@@ -296,6 +296,7 @@ impl CollectionActor {
             text: self.local.text.take(),
             guard,
             change,
+            is_unsure: !self.local.sent.is_empty(),
             lost: BTreeMap::new(),
             sent: Vec::new(),
             is_noted: false,
@@ -408,9 +409,8 @@ impl CollectionActor {
         }
     }
 
-    /// What may still arrive of saves whose answer was lost.
-    pub(super) fn may_have_arrived(&mut self) -> Vec<Sent> {
-        sent::forget_lost(&mut self.local.sent, Instant::now());
+    /// Saves whose answer was lost.
+    pub(super) fn may_have_arrived(&self) -> Vec<Sent> {
         self.local.sent.iter().map(|(_, sent)| sent.clone()).collect()
     }
 

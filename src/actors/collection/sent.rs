@@ -5,7 +5,9 @@
 //! under a conflict's name. So before a save is sent it is noted, here and in the journal, what it puts at its
 //! paths; and a merge counts whatever the server has of that as known to us.
 //!
-//! The next save that arrives ends it: on the state that it leads to, the conditions of all earlier ones fail.
+//! The next save that arrives ends it: on the state that it leads to, the conditions of all earlier ones fail. So does a look at the
+//! server that takes in what it has, long after the save was sent; until then no time is too long, for what has arrived long ago is
+//! seen when an outage ends.
 
 use crate::actors::Error;
 use crate::actors::collection::recording::{bases, directories, piece, put, remove};
@@ -20,14 +22,18 @@ const LOST: Duration = Duration::from_secs(600);
 /// Saves of which it is not known whether they arrived, with the moment when that was seen.
 pub(super) type Unknown = Vec<(Instant, Sent)>;
 
-/// Forgets what does not arrive any more.
+/// May any of it be on its way still?
+pub(super) fn may_arrive(unknown: &Unknown, now: Instant) -> bool {
+    unknown.iter().any(|(at, _)| now.saturating_duration_since(*at) < LOST)
+}
+
+/// Forgets what does not arrive any more. To be called when what has arrived was taken in.
 pub(super) fn forget_lost(unknown: &mut Unknown, now: Instant) {
     unknown.retain(|(at, _)| now.saturating_duration_since(*at) < LOST);
 }
 
 /// Puts some to the others. What is tried again and again is there once.
 pub(super) fn add(unknown: &mut Unknown, saves: Vec<Sent>, now: Instant) {
-    forget_lost(unknown, now);
     for save in saves {
         let known: HashMap<&[u8], &Base> = save.paths.iter().map(|(path, base)| (&path[..], base)).collect();
         for (_, earlier) in unknown.iter_mut() {
@@ -122,6 +128,7 @@ mod tests {
         assert_eq!(unknown.len(), 1);
         add(&mut unknown, sent(&y, &[b"a"]), now);
         assert_eq!(unknown.len(), 2, "either may arrive");
+        assert!(may_arrive(&unknown, now) && !may_arrive(&unknown, now + LOST));
         forget_lost(&mut unknown, now + LOST);
         assert!(unknown.is_empty());
     }
@@ -142,5 +149,16 @@ mod tests {
         for theirs in [first, second] {
             assert_eq!(paths(&known_base(&before, &theirs, &sent).unwrap()), paths(&theirs));
         }
+    }
+
+    /// It may have arrived long ago, though nobody could look for it.
+    #[test]
+    fn what_was_sent_before_an_outage_of_hours_is_known_after_it() {
+        let (before, theirs) = (tree(&format!(". {X} 0:3:a\n")), tree(&format!(". {Y} 0:3:a\n")));
+        let (mut unknown, now) = (Unknown::new(), Instant::now());
+        add(&mut unknown, sent(&theirs, &[b"a"]), now);
+        add(&mut unknown, sent(&before, &[b"b"]), now + 20 * LOST);
+        let sent: Vec<Sent> = unknown.into_iter().map(|(_, sent)| sent).collect();
+        assert_eq!(paths(&known_base(&before, &theirs, &sent).unwrap()), paths(&theirs));
     }
 }
