@@ -26,6 +26,7 @@ pub mod error;
 pub mod event;
 pub mod filters;
 pub mod listing;
+mod moves;
 pub mod news;
 mod project;
 pub mod refresh;
