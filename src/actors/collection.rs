@@ -35,6 +35,7 @@
 //! | [`copying`] | bytes of what is in Keep, for the journal |
 //! | [`recording`] | what the journal is told, and replaying it |
 //! | [`recovering`] | taking over what a killed mount has left |
+//! | [`unfinished`] | moves that a killed mount had begun |
 
 use crate::actors::cell::{Cell, Keeper, Marked};
 use crate::actors::refresh::{Refresh, Reply};
@@ -75,6 +76,7 @@ mod sent;
 mod signing;
 pub mod state;
 pub mod times;
+pub mod unfinished;
 mod waiting;
 
 pub use crate::actors::environment::Writing;

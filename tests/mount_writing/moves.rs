@@ -200,6 +200,8 @@ fn collections_that_have_moved_files_to_each_other_are_saved_in_turn() {
     let move_around = |name: &str| {
         // Away and back again, over a third one to the other, and onto each other.
         fs::rename(path.join("d"), other.join("d")).unwrap();
+        // The kernel takes it for the folder that it was until it is told.
+        until("the folder to be the new one", || other.join("d/b").exists());
         fs::create_dir(path.join("d")).unwrap();
         fs::rename(other.join("d/b"), path.join("d/b")).unwrap();
         fs::rename(path.join("a"), third_path.join("a")).unwrap();

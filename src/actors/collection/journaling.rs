@@ -110,9 +110,10 @@ impl CollectionActor {
         let (files, again) = (std::mem::take(&mut pump.files), touched.clone());
         let files_again = files.clone();
         let after = self.environment.writing.as_ref().map(|writing| writing.earlier.adopted(&uuid)).unwrap_or_default();
+        let moved_to = self.cell.shared().moves.targets();
         let work = async move {
             let state = (&state, change, &after[..]);
-            let result = recording::record(&journal, &uuid, state, &touched, &files, is_durable).await;
+            let result = recording::record(&journal, &uuid, state, &moved_to, &touched, &files, is_durable).await;
             Ok((result, waiters))
         };
         let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), work);

@@ -18,9 +18,11 @@ use crate::actors::Error;
 use crate::actors::collection::aside::{Reason, is_below};
 use crate::actors::collection::local::Local;
 use crate::actors::collection::state::{CollectionState, Kind};
+use crate::actors::collection::unfinished::Unfinished;
 use crate::actors::collection::{CollectionActor, CollectionCell};
 use crate::tree::Snapshot;
 use crate::tree::commit::{Depth, Touched};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -96,6 +98,13 @@ impl Moves {
         self.lists().leaving.iter().map(|(_, transit)| transit.clone()).collect()
     }
 
+    /// Where what was taken away has gone, by its path.
+    pub(super) fn targets(&self) -> HashMap<Vec<u8>, String> {
+        let lists = self.lists();
+        let target = |(path, transit): &(Vec<u8>, Arc<Transit>)| Some((path.clone(), transit.target()?.key().clone()));
+        lists.leaving.iter().filter_map(target).collect()
+    }
+
     /// Another actor goes on with what the last one has held back.
     pub(super) fn go_on(&self, local: &mut Local) {
         let lists = self.lists();
@@ -146,11 +155,30 @@ impl CollectionActor {
         if self.cell.kind() != Kind::Mutable || transit.has_arrived() {
             return;
         }
-        let moves = &self.cell.shared().moves;
-        moves.move_on(before, path, transit);
-        moves.lists().leaving.push((path.to_vec(), transit.clone()));
+        self.cell.shared().moves.move_on(before, path, transit);
+        self.hold_back_for(path, transit);
+    }
+
+    fn hold_back_for(&mut self, path: &[u8], transit: &Arc<Transit>) {
+        self.cell.shared().moves.lists().leaving.push((path.to_vec(), transit.clone()));
         self.local.hold_back(path, transit);
         self.local.keep(&self.cell);
+    }
+
+    /// The same of moves that an earlier mount had begun, now that what it has left was taken over.
+    pub(super) fn go_on_with_moves(&mut self, Unfinished { leaving, arriving }: &Unfinished) {
+        let change = self.local.changes;
+        let all_of_it = 0;
+        let arriving = arriving.iter().map(|(transit, onward)| Arriving {
+            transit: transit.clone(),
+            number: all_of_it,
+            change,
+            onward: onward.clone(),
+        });
+        self.cell.shared().moves.lists().arriving.extend(arriving);
+        for (path, transit) in leaving.iter().filter(|(_, transit)| !transit.has_arrived()) {
+            self.hold_back_for(path, transit);
+        }
     }
 
     /// Removals that need not be held back any longer are to be saved. Returns whether there are any.
