@@ -64,6 +64,11 @@ impl Aside {
         paths
     }
 
+    /// Are all paths among these?
+    pub(super) fn is_within(&self, touched: &Touched) -> bool {
+        self.groups.iter().all(|group| group.paths.iter().all(|(path, _)| touched.covers(path)))
+    }
+
     /// All paths at which something is here that the server does not have.
     pub(super) fn paths_with_content(&self) -> Touched {
         let mut paths = Touched::default();
@@ -134,8 +139,9 @@ impl Aside {
             return Touched::default();
         }
         self.take(|group| {
-            let is_around = group.paths.covers(path) || group.paths.iter().any(|(aside, _)| is_below(aside, path));
-            is_around && !group.is_moved()
+            let is_around = || group.paths.covers(path) || group.paths.iter().any(|(aside, _)| is_below(aside, path));
+            // There may be thousands of those.
+            !group.is_moved() && is_around()
         })
     }
 

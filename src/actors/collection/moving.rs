@@ -22,7 +22,7 @@ use crate::actors::collection::unfinished::Unfinished;
 use crate::actors::collection::{CollectionActor, CollectionCell};
 use crate::tree::Snapshot;
 use crate::tree::commit::{Depth, Touched};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -69,11 +69,9 @@ struct Arriving {
 }
 
 impl Arriving {
-    /// Does the server have it? `path`: where it is, unless it was removed. `missing`: what was changed here and left out.
-    fn is_over(&self, saved: u64, path: Option<&[u8]>, missing: &Touched) -> bool {
-        self.change <= saved
-            && self.onward.iter().all(|transit| transit.has_arrived())
-            && path.is_none_or(|path| !is_around(missing, path))
+    /// Does the server have it, now that it has the change? `path`: where it is, unless it was removed. `missing`: what was changed here and left out.
+    fn is_over(&self, path: Option<&[u8]>, missing: &Touched) -> bool {
+        self.onward.iter().all(|transit| transit.has_arrived()) && path.is_none_or(|path| !is_around(missing, path))
     }
 }
 
@@ -98,11 +96,11 @@ impl Moves {
         self.lists().leaving.iter().map(|(_, transit)| transit.clone()).collect()
     }
 
-    /// Where what was taken away has gone, by its path.
-    pub(super) fn targets(&self) -> HashMap<Vec<u8>, String> {
+    /// Where what was taken away at these paths has gone.
+    pub(super) fn targets(&self, touched: &Touched) -> HashMap<Vec<u8>, String> {
         let lists = self.lists();
         let target = |(path, transit): &(Vec<u8>, Arc<Transit>)| Some((path.clone(), transit.target()?.key().clone()));
-        lists.leaving.iter().filter_map(target).collect()
+        lists.leaving.iter().filter(|(path, _)| touched.covers(path)).filter_map(target).collect()
     }
 
     /// Another actor goes on with what the last one has held back.
@@ -115,8 +113,10 @@ impl Moves {
         }
     }
 
-    fn end(&self, transit: &Arc<Transit>) {
-        self.lists().leaving.retain(|(_, other)| !Arc::ptr_eq(other, transit));
+    /// These are not held back any more.
+    fn end(&self, over: &[(Touched, Arc<Transit>)]) {
+        let addresses: HashSet<usize> = over.iter().map(|(_, transit)| Arc::as_ptr(transit).addr()).collect();
+        self.lists().leaving.retain(|(_, transit)| !addresses.contains(&Arc::as_ptr(transit).addr()));
     }
 
     /// What was placed here at this path, in it or above it is moved on, or a part of it is.
@@ -191,8 +191,8 @@ impl CollectionActor {
             transit.has_arrived() || paths.iter().any(|(path, _)| is_replaced(&state.snapshot, path))
         });
         let mut paths = Touched::default();
-        for (held, transit) in over {
-            self.cell.shared().moves.end(&transit);
+        self.cell.shared().moves.end(&over);
+        for (held, _) in over {
             held.iter().for_each(|(path, _)| paths.touch(outermost_missing(&state.snapshot, path), Depth::Tree));
         }
         self.local.bring_back(&paths);
@@ -202,7 +202,8 @@ impl CollectionActor {
     /// Tells the collections from which something was moved here that the server has it.
     pub(super) fn tell_arrivals(&self) {
         let mut lists = self.cell.shared().moves.lists();
-        if lists.arriving.is_empty() {
+        let saved = self.local.saved;
+        if lists.arriving.iter().all(|arriving| arriving.change > saved) {
             return;
         }
         let Some(state) = self.cell.load() else { return };
@@ -210,10 +211,8 @@ impl CollectionActor {
         missing.extend(&self.local.journal.left);
         // What was left out under another name, too.
         missing.extend(&self.local.touched);
-        let is_over = |it: &mut Arriving| {
-            let path = path_of(&state, it.number);
-            it.is_over(self.local.saved, path.as_deref(), &missing)
-        };
+        let is_over =
+            |it: &mut Arriving| it.change <= saved && it.is_over(path_of(&state, it.number).as_deref(), &missing);
         let over: Vec<_> = lists.arriving.extract_if(.., is_over).collect();
         drop(lists);
         over.iter().for_each(|arriving| arriving.transit.arrive());
@@ -262,14 +261,14 @@ mod tests {
     fn move_is_over_when_the_server_has_all_of_it() {
         let onward = transit();
         let arriving = Arriving { transit: transit(), number: 7, change: 5, onward: Vec::new() };
-        let at = |saved, missing: &[&str]| arriving.is_over(saved, Some(b"d/x"), &touched(missing));
-        assert!(!at(4, &[]) && at(5, &[]) && at(6, &["d", "d/y", "d/xy", "e"]));
-        assert!(!at(6, &["d/x"]) && !at(6, &["d/x/half-written"]));
-        assert!(arriving.is_over(5, None, &touched(&["d/x"])), "it was removed there, which is what somebody wanted");
+        let at = |missing: &[&str]| arriving.is_over(Some(b"d/x"), &touched(missing));
+        assert!(at(&[]) && at(&["d", "d/y", "d/xy", "e"]));
+        assert!(!at(&["d/x"]) && !at(&["d/x/half-written"]));
+        assert!(arriving.is_over(None, &touched(&["d/x"])), "it was removed there, which is what somebody wanted");
         let arriving = Arriving { onward: vec![onward.clone()], ..arriving };
-        assert!(!arriving.is_over(5, None, &Touched::default()));
+        assert!(!arriving.is_over(None, &Touched::default()));
         onward.arrive();
-        assert!(arriving.is_over(5, None, &Touched::default()));
+        assert!(arriving.is_over(None, &Touched::default()));
     }
 
     #[test]

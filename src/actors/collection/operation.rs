@@ -398,7 +398,6 @@ impl CollectionActor {
         if let Some((path, transit)) = taken {
             self.hold_back(&before, &path, &transit);
         }
-        self.let_go();
         Ok((Applied { number, draft, state }, paths))
     }
 

@@ -553,8 +553,8 @@ impl Handler<Save> for CollectionActor {
             let _ = reply.send(Err(Error::Gone));
             return;
         };
-        self.look_at_moves(context);
         if need == Need::Server && !matches!(files, Files::One(_)) {
+            self.look_at_moves(context);
             let refused = self.local.aside.take_refused();
             self.local.bring_back(&refused);
         }
