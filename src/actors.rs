@@ -16,6 +16,7 @@
 //!   the network runtime ([`work`]) and its result comes back to the actor together with the epoch in which it was
 //!   started, so a handler never waits for a mailbox, and a full mailbox always drains.
 //! * Messages go down only (`vfs` → actor). Upward there are one-shot replies and `watch` channels. No actor awaits another.
+//!   Where collections have moved something to each other, `moves` asks one after the other.
 //! * "Look again" is a `watch`: any number of reasons while a fetch is under way make one more fetch, not a queue.
 
 pub mod cell;
@@ -26,6 +27,7 @@ pub mod error;
 pub mod event;
 pub mod filters;
 pub mod listing;
+mod moves;
 pub mod news;
 mod project;
 pub mod refresh;

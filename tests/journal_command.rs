@@ -67,7 +67,7 @@ fn errors(output: &Output) -> String {
 }
 
 fn change(operation: Operation) -> Change {
-    Change { operation, bases: Vec::new(), time: chrono::Utc::now(), state: 0, after: Vec::new() }
+    Change { operation, bases: Vec::new(), time: chrono::Utc::now(), state: 0, after: Vec::new(), moved_to: None }
 }
 
 fn file(path: &[u8], content: Content) -> Change {

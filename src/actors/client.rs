@@ -74,8 +74,22 @@ impl Supervisor {
         self.ask(cell, |reply| Apply { operation: operation.clone(), need, reply }).await
     }
 
-    /// Saves what was changed in a collection, or makes sure that it does not get lost.
+    /// Saves what was changed in a collection, or makes sure that it does not get lost. Who wants all of it on the server also
+    /// wants there what was moved from it to others.
     pub async fn save(
+        &self,
+        cell: &Arc<CollectionCell>,
+        files: Files,
+        need: Need,
+    ) -> Result<Arc<CollectionState>, Error> {
+        match (need, files) {
+            (Need::Server, Files::None | Files::All) => self.save_with_targets(cell, files).await,
+            _ => self.save_alone(cell, files, need).await,
+        }
+    }
+
+    /// The same of nothing but this collection.
+    pub(super) async fn save_alone(
         &self,
         cell: &Arc<CollectionCell>,
         files: Files,

@@ -16,6 +16,7 @@
 //! | [`local`] | what was changed and is not saved |
 //! | [`saving`] | when it is saved |
 //! | [`waiting`] | who waits for it |
+//! | [`moving`] | what is moved to another collection, and when it may go |
 //! | [`commit`] | one save |
 //! | [`signing`] | whether the server takes the blocks of a save from us |
 //! | [`renewing`] | blocks of files that are written for long |
@@ -34,6 +35,7 @@
 //! | [`copying`] | bytes of what is in Keep, for the journal |
 //! | [`recording`] | what the journal is told, and replaying it |
 //! | [`recovering`] | taking over what a killed mount has left |
+//! | [`unfinished`] | moves that a killed mount had begun |
 
 use crate::actors::cell::{Cell, Keeper, Marked};
 use crate::actors::refresh::{Refresh, Reply};
@@ -61,6 +63,7 @@ pub mod housekeeper;
 mod journaling;
 mod local;
 pub mod merging;
+pub mod moving;
 pub mod numbers;
 pub mod opened;
 pub mod operation;
@@ -73,6 +76,7 @@ mod sent;
 mod signing;
 pub mod state;
 pub mod times;
+pub mod unfinished;
 mod waiting;
 
 pub use crate::actors::environment::Writing;
@@ -174,6 +178,7 @@ impl Keeper for CollectionActor {
                 local.go_on(journal.reach(cell.key()), &everything);
             }
             local.adopt(everything);
+            cell.shared().moves.go_on(&mut local);
         }
         CollectionActor {
             environment,
@@ -511,6 +516,7 @@ impl CollectionActor {
         if !overwritten.is_empty() {
             self.report_overwritten(overwritten, context);
         }
+        self.look_at_moves(context);
         let Some(state) = self.cell.load() else { return };
         if self.is_busy() || !self.refresh.may_try(Instant::now()) {
             self.cell.begin();

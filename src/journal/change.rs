@@ -32,6 +32,9 @@ pub struct Change {
     /// other journals are of mounts that ran at the same time, and know nothing of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
+    /// The collection that what is removed was moved to, where that was not saved: the removal must not be before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<String>,
 }
 
 /// A save that was about to be sent.

@@ -20,7 +20,7 @@ fn time(seconds: i64) -> DateTime<Utc> {
 }
 
 fn change(operation: Operation) -> Change {
-    Change { operation, bases: Vec::new(), time: time(1), state: 0, after: Vec::new() }
+    Change { operation, bases: Vec::new(), time: time(1), state: 0, after: Vec::new(), moved_to: None }
 }
 
 fn file(path: &str, bytes: &[u8]) -> Change {

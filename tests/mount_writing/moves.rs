@@ -93,7 +93,13 @@ fn move_half_of_which_is_refused_outlives_a_kill(refuses_target: bool) {
     // Until the other half is saved, and this one refused.
     until("a save to be refused", || fixture.writer.log().contains("403"));
     match refuses_target {
-        true => until("the source to be saved", || fixture.server_names().is_empty()),
+        // The source keeps what the target does not have, and saves what else was changed there.
+        true => {
+            save(&path.join("other"), b"nothing to do with it").unwrap();
+            until("the source to be saved", || fixture.server_names().contains(&"other".to_owned()));
+            assert_eq!(fixture.server_names(), ["a", "d/b", "other"]);
+            fs::remove_file(path.join("other")).unwrap();
+        }
         false => until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first and more")),
     }
     let assert_is_shown = || {
@@ -107,6 +113,12 @@ fn move_half_of_which_is_refused_outlives_a_kill(refuses_target: bool) {
     fixture.writer.start_again();
     assert_is_shown();
     assert!(names(&path).is_empty());
+    if refuses_target {
+        // The next mount takes nothing away either.
+        save(&path.join("later"), b"nothing to do with it").unwrap();
+        until("the source to be saved", || fixture.server_names() == ["a", "d/b", "later"]);
+        fs::remove_file(path.join("later")).unwrap();
+    }
     fixture.control("faults", json!({"api": []}));
     fixture.writer.unmount_well();
     assert!(fixture.server_names().is_empty(), "{refuses_target}");
@@ -134,6 +146,182 @@ fn move_out_of_a_collection_that_cannot_be_saved_outlives_a_kill() {
     if is_ours() {
         move_half_of_which_is_refused_outlives_a_kill(false);
     }
+}
+
+/// The names of the files of a collection on the server.
+fn names_of(fixture: &Fixture, uuid: &str) -> Vec<String> {
+    fixture.client.files(uuid).into_keys().collect()
+}
+
+/// Has the journal's promise been kept on the server, without anybody asking?
+fn until_saved(fixture: &Fixture, uuid: &str, expected: &[&str]) {
+    until("the collection to be saved", || names_of(fixture, uuid) == expected);
+}
+
+#[test]
+fn what_was_moved_away_leaves_the_server_when_its_new_collection_is_there() {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:1", "--retries=0"]);
+    let path = fixture.path();
+    if !is_ours() {
+        return;
+    }
+    fs::create_dir_all(path.join("deep/er")).unwrap();
+    save(&path.join("deep/er/f"), b"deep").unwrap();
+    save(&path.join("deep/stays"), b"not moved").unwrap();
+    until("the source to be saved", || fixture.server_has("deep/stays", b"not moved"));
+    refuse_saves_of(&fixture, &uuid, 403);
+    fs::rename(path.join("a"), other.join("moved")).unwrap();
+    fs::rename(path.join("d/b"), other.join("b")).unwrap();
+    // What it was in goes, too, and something else is moved.
+    fs::remove_dir(path.join("d")).unwrap();
+    fs::rename(path.join("deep/er"), other.join("er")).unwrap();
+    fs::rename(path.join("deep"), path.join("other")).unwrap();
+    assert_eq!(names(&path), ["other"]);
+    until("a save to be refused", || fixture.writer.log().contains("403"));
+    until_saved(&fixture, &fixture.made.uuid, &["a", "d/b", "deep/er/f", "other/stays"]);
+    assert_eq!(names_of(&fixture, &uuid), ["full/x", "taken"]);
+    fixture.control("faults", json!({"api": []}));
+    until_saved(&fixture, &uuid, &["b", "er/f", "full/x", "moved", "taken"]);
+    until_saved(&fixture, &fixture.made.uuid, &["other/stays"]);
+    let directories = fixture.client.manifest_of(&fixture.made.uuid).directories;
+    assert!(directories.iter().all(|directory| directory == "other"), "{directories:?}");
+    fixture.writer.unmount_well();
+}
+
+#[test]
+fn collections_that_have_moved_files_to_each_other_are_saved_in_turn() {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=exit", "--retries=0"]);
+    if !is_ours() {
+        return;
+    }
+    let path = fixture.path();
+    let third = fixture.client.collection("third", None, fixture.client.manifest(&[("z", b"z")]));
+    let third_path = fixture.writer.collection(&third.uuid);
+    let move_around = |name: &str| {
+        // Away and back again, over a third one to the other, and onto each other.
+        fs::rename(path.join("d"), other.join("d")).unwrap();
+        // The kernel takes it for the folder that it was until it is told.
+        until("the folder to be the new one", || other.join("d/b").exists());
+        fs::create_dir(path.join("d")).unwrap();
+        fs::rename(other.join("d/b"), path.join("d/b")).unwrap();
+        fs::rename(path.join("a"), third_path.join("a")).unwrap();
+        fs::rename(third_path.join("a"), other.join(name)).unwrap();
+        fs::rename(other.join("taken"), path.join("a")).unwrap();
+        fs::rename(path.join("a"), other.join("taken")).unwrap();
+        fs::rename(other.join(name), path.join("a")).unwrap();
+        fs::rename(path.join("a"), other.join(name)).unwrap();
+        fs::rename(other.join("full"), path.join("full")).unwrap();
+    };
+    move_around("moved");
+    fs::read(path.join(".arvados#collection")).unwrap();
+    assert_eq!(names_of(&fixture, &fixture.made.uuid), ["d/b", "full/x"], "{}", fixture.writer.log());
+    assert!(fixture.client.has(&uuid, "moved", b"first") && fixture.client.has(&uuid, "taken", b"theirs"));
+    fs::rename(other.join("moved"), path.join("a")).unwrap();
+    fs::rename(path.join("full"), other.join("full")).unwrap();
+    move_around("again");
+    fixture.writer.unmount_well();
+    assert_eq!(names_of(&fixture, &fixture.made.uuid), ["d/b", "full/x"]);
+    assert_eq!(names_of(&fixture, &uuid), ["again", "taken"]);
+    assert_eq!(names_of(&fixture, &third.uuid), ["z"]);
+    assert!(fixture.client.has(&uuid, "again", b"first") && fixture.server_has("d/b", b"second"));
+}
+
+#[test]
+fn what_was_moved_on_stays_where_the_server_has_it_until_its_last_place_is_saved() {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:1", "--retries=0"]);
+    if !is_ours() {
+        return;
+    }
+    let path = fixture.path();
+    let third = fixture.client.collection("third", None, fixture.client.manifest(&[("z", b"z")]));
+    let third_path = fixture.writer.collection(&third.uuid);
+    assert_eq!(names(&third_path), ["z"]);
+    refuse_saves_of(&fixture, &third.uuid, 403);
+    fs::rename(path.join("a"), other.join("a")).unwrap();
+    fs::rename(other.join("a"), third_path.join("a")).unwrap();
+    fs::rename(path.join("d"), other.join("d")).unwrap();
+    save(&path.join("new"), b"new").unwrap();
+    until("a save to be refused", || fixture.writer.log().contains("403"));
+    until_saved(&fixture, &uuid, &["d/b", "full/x", "taken"]);
+    until_saved(&fixture, &fixture.made.uuid, &["a", "new"]);
+    // Who wants it to be as he sees it is told why it is not.
+    assert_eq!(errno(fs::read(path.join(".arvados#collection"))), libc::EACCES);
+    assert_eq!(names_of(&fixture, &fixture.made.uuid), ["a", "new"]);
+    fixture.control("faults", json!({"api": []}));
+    fs::read(path.join(".arvados#collection")).unwrap();
+    assert_eq!(names_of(&fixture, &fixture.made.uuid), ["new"]);
+    assert!(fixture.client.has(&third.uuid, "a", b"first"));
+    fixture.writer.unmount_well();
+}
+
+#[test]
+fn new_file_or_the_old_one_where_something_was_moved_away_is_saved() {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:1", "--retries=0"]);
+    if !is_ours() {
+        return;
+    }
+    let path = fixture.path();
+    refuse_saves_of(&fixture, &uuid, 403);
+    fs::rename(path.join("a"), other.join("moved")).unwrap();
+    fs::rename(path.join("d/b"), other.join("b")).unwrap();
+    fs::rename(other.join("b"), path.join("d/b")).unwrap();
+    append(&path.join("d/b"), b", back").unwrap();
+    save(&path.join("a"), b"another").unwrap();
+    until("the source to be saved", || {
+        fixture.server_has("a", b"another") && fixture.server_has("d/b", b"second, back")
+    });
+    fs::read(path.join(".arvados#collection")).unwrap();
+    fixture.control("faults", json!({"api": []}));
+    fixture.writer.unmount_well();
+    assert_eq!(names_of(&fixture, &uuid), ["full/x", "moved", "taken"]);
+    assert!(fixture.client.has(&uuid, "moved", b"first"));
+}
+
+#[test]
+fn what_was_moved_and_is_half_written_is_not_taken_away_before_it_is_closed() {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:1"]);
+    if !is_ours() {
+        return;
+    }
+    let path = fixture.path();
+    fs::rename(path.join("a"), other.join("a")).unwrap();
+    let mut file = open(&other.join("a"), libc::O_WRONLY | libc::O_APPEND).unwrap();
+    file.write_all(b" and more").unwrap();
+    save(&other.join("done"), b"x").unwrap();
+    save(&path.join("done"), b"x").unwrap();
+    until("both to be saved", || fixture.client.has(&uuid, "done", b"x") && fixture.server_has("done", b"x"));
+    // A process that another test starts inherits the file, and closes it.
+    let is_taken_away = !fixture.server_names().contains(&"a".to_owned());
+    assert!(!is_taken_away || names_of(&fixture, &uuid).contains(&"a".to_owned()));
+    close(file).unwrap();
+    until_saved(&fixture, &fixture.made.uuid, &["d/b", "done"]);
+    assert!(fixture.client.has(&uuid, "a", b"first and more"));
+    fixture.writer.unmount_well();
+}
+
+#[test]
+fn end_with_a_target_that_is_refused_leaves_what_was_moved_in_its_source() {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=exit", "--retries=0"]);
+    if !is_ours() {
+        return;
+    }
+    let path = fixture.path();
+    refuse_saves_of(&fixture, &uuid, 403);
+    fs::rename(path.join("a"), other.join("moved")).unwrap();
+    save(&path.join("new"), b"new").unwrap();
+    assert_ne!(fixture.writer.unmount().code(), Some(0));
+    let log = fixture.writer.log();
+    assert!(log.contains("what was moved away from this collection stays in it on the server"), "{log}");
+    assert_eq!(names_of(&fixture, &fixture.made.uuid), ["a", "d/b", "new"]);
+    assert_eq!(names_of(&fixture, &uuid), ["full/x", "taken"]);
+    fixture.control("faults", json!({"api": []}));
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
+    assert_eq!(names(&path), ["d", "new"]);
+    fixture.writer.unmount_well();
+    assert_eq!(names_of(&fixture, &fixture.made.uuid), ["d/b", "new"]);
+    assert!(fixture.client.has(&uuid, "moved", b"first"));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Paths that are not saved although they were changed, while all others are.
 //!
-//! There are two reasons. Another client has changed the path too, and `--on-conflict=error` leaves it to the writer; or the
-//! server refuses the path for good. What is set aside stays in the mount and in the journal, and is tried again when it is changed
+//! There are three reasons. Another client has changed the path too, and `--on-conflict=error` leaves it to the writer; or the
+//! server refuses the path for good; or it was moved to another collection that is not saved yet ([`moving`](super::moving), which also
+//! says when that ends). What is set aside stays in the mount and in the journal, and is tried again when it is changed
 //! again. What the server refused is also tried when somebody asks for everything to be saved (`fsync` of a directory, the end
 //! of the mount), as the server may have learnt; a conflict is not, for that would replace what the other client saved.
 //!
@@ -12,15 +13,19 @@
 //! Paths that were set aside together come back together: what was moved belongs to where it was moved to.
 
 use crate::actors::Error;
+use crate::actors::collection::moving::Transit;
 use crate::tree::Snapshot;
 use crate::tree::commit::{Touched, graft};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Why a path is set aside.
 pub(super) enum Reason {
     /// With the last state of the server that both sides knew.
     Conflict(Snapshot),
     Refused,
+    /// It was taken away, and its new collection is not saved.
+    Moved(Arc<Transit>),
 }
 
 struct Group {
@@ -35,6 +40,10 @@ impl Group {
     /// Is any of it at this path, below or above it?
     fn is_around(&self, path: &[u8]) -> bool {
         self.paths.covers(path) || self.paths.iter().any(|(aside, _)| is_below(aside, path))
+    }
+
+    fn is_moved(&self) -> bool {
+        matches!(self.reason, Reason::Moved(_))
     }
 }
 
@@ -58,6 +67,42 @@ impl Aside {
         let mut paths = Touched::default();
         self.groups.iter().for_each(|group| paths.extend(&group.paths));
         paths
+    }
+
+    /// Are all paths among these?
+    pub(super) fn is_within(&self, touched: &Touched) -> bool {
+        self.groups.iter().all(|group| group.paths.iter().all(|(path, _)| touched.covers(path)))
+    }
+
+    /// All paths at which something is here that the server does not have.
+    pub(super) fn paths_with_content(&self) -> Touched {
+        let mut paths = Touched::default();
+        self.groups.iter().filter(|group| !group.is_moved()).for_each(|group| paths.extend(&group.paths));
+        paths
+    }
+
+    /// Are there any of those?
+    pub(super) fn has_content(&self) -> bool {
+        self.groups.iter().any(|group| !group.is_moved())
+    }
+
+    /// Is anything set aside because it was moved?
+    pub(super) fn has_moved(&self) -> bool {
+        self.groups.iter().any(Group::is_moved)
+    }
+
+    /// What was moved and need not be set aside any more.
+    pub(super) fn take_moved(
+        &mut self,
+        is_over: impl Fn(&Touched, &Arc<Transit>) -> bool,
+    ) -> Vec<(Touched, Arc<Transit>)> {
+        let is_meant = |group: &mut Group| matches!(&group.reason, Reason::Moved(it) if is_over(&group.paths, it));
+        let taken = self.groups.extract_if(.., is_meant);
+        let moved = taken.filter_map(|group| match group.reason {
+            Reason::Moved(transit) => Some((group.paths, transit)),
+            Reason::Conflict(_) | Reason::Refused => None,
+        });
+        moved.collect()
     }
 
     pub(super) fn put(&mut self, paths: Touched, reason: Reason, error: Error) {
@@ -102,7 +147,8 @@ impl Aside {
         if self.groups.is_empty() {
             return Touched::default();
         }
-        self.take(|group| group.holders.is_empty() && group.is_around(path))
+        // Of what was moved away there may be thousands.
+        self.take(|group| !group.is_moved() && group.holders.is_empty() && group.is_around(path))
     }
 
     /// What the server has refused is to be tried again.
@@ -131,7 +177,7 @@ impl Aside {
     pub(super) fn known(&self, base: &Snapshot) -> Option<Snapshot> {
         let conflicts = self.groups.iter().filter_map(|group| match &group.reason {
             Reason::Conflict(known) => Some((known, &group.paths)),
-            Reason::Refused => None,
+            Reason::Refused | Reason::Moved(_) => None,
         });
         conflicts
             .fold(None, |result, (known, paths)| graft(result.as_ref().unwrap_or(base), known, paths).ok().or(result))

@@ -70,7 +70,7 @@ impl CollectionActor {
     pub(super) fn copy_soon(&mut self, bare: Vec<u32>, context: &mut Context<Self>) {
         let copying = &mut self.local.copying;
         copying.due.extend(bare.into_iter().filter(|number| !copying.hopeless.contains(number)));
-        let has_failed = self.local.failures > 0 || !self.local.aside.is_empty();
+        let has_failed = self.local.failures > 0 || self.local.aside.has_content();
         if has_failed && let Some(planned) = self.local.copying.planned.take() {
             context.cancel_future(planned);
         }

@@ -5,6 +5,7 @@
 //! tells what stood there just before: if that is not what we started from, somebody wrote in between, unseen by the conditions
 //! that the save carried, at the very paths that it wrote (design, section 5).
 
+use crate::actors::collection::moving::Moves;
 use crate::actors::collection::opened::{OpenFiles, Unseen};
 use crate::tree::Snapshot;
 use std::collections::VecDeque;
@@ -43,6 +44,7 @@ pub struct Echoes {
     inner: Mutex<Inner>,
     pub open: OpenFiles,
     pub unseen: Unseen,
+    pub moves: Moves,
 }
 
 struct Save {

@@ -100,19 +100,20 @@ impl CollectionActor {
         let change = self.local.changes;
         // What was brought back and is not saved yet may have its only record among the earlier ones.
         let is_all_here = self.local.brought_back <= self.local.saved;
-        let aside = self.local.aside.paths();
         if let Some(snapshot) = self.local.aside.known(&state.base.snapshot) {
             let base = Base { snapshot, ..(*state.base).clone() };
             state = Arc::new(CollectionState { base: Arc::new(base), ..(*state).clone() });
         }
-        let superseded = pump.last.filter(|_| is_all_here && aside.iter().all(|(path, _)| touched.covers(path)));
+        let superseded = pump.last.filter(|_| is_all_here && self.local.aside.is_within(&touched));
+        let aside = superseded.map(|_| self.local.aside.paths());
         let uuid = self.cell.key().clone();
         let (files, again) = (std::mem::take(&mut pump.files), touched.clone());
         let files_again = files.clone();
         let after = self.environment.writing.as_ref().map(|writing| writing.earlier.adopted(&uuid)).unwrap_or_default();
+        let moved_to = self.cell.shared().moves.targets(&touched);
         let work = async move {
             let state = (&state, change, &after[..]);
-            let result = recording::record(&journal, &uuid, state, &touched, &files, is_durable).await;
+            let result = recording::record(&journal, &uuid, state, &moved_to, &touched, &files, is_durable).await;
             Ok((result, waiters))
         };
         let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), work);
@@ -128,7 +129,7 @@ impl CollectionActor {
                     actor.copy_soon(bare, context);
                     if let Some(sequence) = sequence {
                         actor.local.journal.was_written(change, sequence, again);
-                        let frees_others = left_out.is_none() && superseded.is_some() && actor.local.aside.paths() == aside;
+                        let frees_others = left_out.is_none() && aside.is_some_and(|aside| actor.local.aside.paths() == aside);
                         if frees_others {
                             actor.local.journal.expendable = superseded;
                         }

@@ -5,6 +5,7 @@
 use crate::actors::Error;
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::merging::OnConflict;
+use crate::actors::collection::moving::Transit;
 use crate::actors::collection::numbers::Time;
 use crate::actors::collection::opened::OpenFiles;
 use crate::actors::collection::recording::{put, remove};
@@ -51,6 +52,7 @@ pub enum Operation {
 pub struct Moved {
     pub state: Arc<CollectionState>,
     pub node: NodeId,
+    pub transit: Arc<Transit>,
 }
 
 /// What came of it.
@@ -176,6 +178,7 @@ impl CollectionActor {
         let now = Utc::now();
         let mut edit = Edit::of(&state);
         let mut draft = None;
+        let (mut placed, mut taken) = (None, None);
         let node = match operation {
             Operation::Make { parent, name, is_directory, open } => {
                 let directory = edit.directory(parent)?;
@@ -340,6 +343,7 @@ impl CollectionActor {
                 edit.touch(path, Depth::Tree);
                 edit.stamp(directory, now);
                 hand_over(&mut edit, &moved, node);
+                placed = Some(moved.transit);
                 node
             }
             Operation::Take { parent, name, moved } => {
@@ -362,6 +366,7 @@ impl CollectionActor {
                 let path = edit.path(directory, &name);
                 self.check_not_held(&path)?;
                 edit.editor.remove(directory, &name)?;
+                taken = Some((path.clone(), moved.transit));
                 edit.touch(path, Depth::Entry);
                 edit.stamp(directory, now);
                 for number in drafts {
@@ -386,7 +391,14 @@ impl CollectionActor {
         changed.snapshot = edit.editor.finish();
         changed.is_unsaved |= is_change && changed.kind() == Kind::Mutable;
         let number = changed.number(node);
+        let before = state;
         let state = self.publish(changed);
+        if let Some(transit) = placed {
+            self.expect_arrival(number, transit);
+        }
+        if let Some((path, transit)) = taken {
+            self.hold_back(&before, &path, &transit);
+        }
         Ok((Applied { number, draft, state }, paths))
     }
 

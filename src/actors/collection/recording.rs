@@ -18,7 +18,7 @@ use crate::remote::keep::PutRequest;
 use crate::tree::commit::{Depth, Touched};
 use crate::tree::{Editor, NodeId, Snapshot, same_content};
 use chrono::Utc;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Files with at most so many bytes that no commit has named have them in the record itself: below this, a file of its own costs
@@ -57,11 +57,12 @@ pub(super) struct Recorded {
 
 /// Writes down what is at the touched paths, all together: of a file that was moved, one of its places is among them in any case.
 /// `files` are written down although they are open for writing; others that are open are left out, for nobody was promised anything
-/// of what is being written to them. `number`: that of the state. `after`: see [`Change::after`].
+/// of what is being written to them. `number`: that of the state. `after`, `moved_to`: see [`Change`].
 pub(super) async fn record(
     journal: &Arc<Journal>,
     uuid: &str,
     (state, number, after): (&Arc<CollectionState>, u64, &[String]),
+    moved_to: &HashMap<Vec<u8>, String>,
     touched: &Touched,
     files: &HashSet<u32>,
     durable: bool,
@@ -80,6 +81,9 @@ pub(super) async fn record(
     for change in &mut changes {
         change.state = number;
         change.after = after.to_vec();
+        if let Operation::Remove { path } = &change.operation {
+            change.moved_to = moved_to.get(path).cloned();
+        }
     }
     let (journal, uuid) = (journal.clone(), uuid.to_owned());
     let work = tokio::task::spawn_blocking(move || {
@@ -185,7 +189,7 @@ async fn persist(file: &DirtyFile, form: Form, held: &mut Vec<Arc<Backing>>) -> 
 }
 
 fn change(operation: Operation, bases: Vec<(Vec<u8>, Base)>) -> Change {
-    Change { operation, bases, time: Utc::now(), state: 0, after: Vec::new() }
+    Change { operation, bases, time: Utc::now(), state: 0, after: Vec::new(), moved_to: None }
 }
 
 /// What the server has at a path; of a directory everything in it.

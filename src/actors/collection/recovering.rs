@@ -2,11 +2,13 @@
 //!
 //! The journal is worked out beside the actor ([`recording::replay`]), from what is shown, and holds if that is still the state: whoever
 //! has begun to use the collection meanwhile goes first, and it is tried again. What it makes of the collection is published with
-//! what the server had *then* as base, and merged at once with what it has today, before anything is saved.
+//! what the server had *then* as base, and merged at once with what it has today, before anything is saved. Removals of what was moved
+//! to a collection that is not saved yet are held back ([`unfinished`](super::unfinished)).
 
 use crate::actors::Error;
 use crate::actors::collection::recording::{self, Replayed};
 use crate::actors::collection::state::{Base, CollectionState};
+use crate::actors::collection::unfinished::Unfinished;
 use crate::actors::collection::{CollectionActor, operation, sent};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
@@ -24,6 +26,7 @@ pub struct Left {
     /// Where its backing files are.
     pub scratch: Arc<Scratch>,
     pub journal: Arc<Journal>,
+    pub moves: Unfinished,
 }
 
 /// Takes over what a mount that was killed had not saved. The answer is what could not be: it has to stay in the journal.
@@ -58,6 +61,7 @@ impl CollectionActor {
         });
         next.is_unsaved = true;
         self.local.adopt(replayed.touched);
+        self.go_on_with_moves(&left.moves);
         let open = left.sent.iter().filter(|save| !save.has_arrived).cloned().collect();
         sent::add(&mut self.local.sent, open, Instant::now());
         self.local.text = None;

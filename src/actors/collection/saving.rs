@@ -261,6 +261,7 @@ impl CollectionActor {
         if let Some((timer, _)) = self.local.timer.take() {
             context.cancel_future(timer);
         }
+        self.let_go();
         let (Some(state), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
         if !state.base.is_whole || self.yields() {
             self.needs_whole = true;
@@ -447,6 +448,8 @@ impl CollectionActor {
 
     fn was_saved_up_to(&mut self, change: u64, context: &mut Context<Self>) {
         self.local.saved = self.local.saved.max(change);
+        // Before anybody is answered: who has waited for this takes it away at its old place next.
+        self.tell_arrivals();
         let (now, later): (Vec<Waiter>, Vec<Waiter>) =
             std::mem::take(&mut self.local.waiters).into_iter().partition(|waiter| waiter.change <= change);
         self.local.waiters = later;
@@ -472,6 +475,15 @@ impl CollectionActor {
         }
         if self.local.is_clean() && self.local.waiters.is_empty() {
             self.local.keeps = None;
+        }
+    }
+
+    /// Moves that began or end here may have come further.
+    pub(super) fn look_at_moves(&mut self, context: &mut Context<Self>) {
+        let is_any = self.let_go();
+        self.tell_arrivals();
+        if is_any {
+            self.after_change(context);
         }
     }
 
@@ -542,6 +554,7 @@ impl Handler<Save> for CollectionActor {
             return;
         };
         if need == Need::Server && !matches!(files, Files::One(_)) {
+            self.look_at_moves(context);
             let refused = self.local.aside.take_refused();
             self.local.bring_back(&refused);
         }

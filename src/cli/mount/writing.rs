@@ -7,6 +7,7 @@ use crate::actors::collection::copying::Copies;
 use crate::actors::collection::earlier::Earlier;
 use crate::actors::collection::housekeeper::Housekeeper;
 use crate::actors::collection::saving::{Files, Need};
+use crate::actors::collection::unfinished::{Collections, UnfinishedMoves};
 use crate::actors::collection::{Left, Writing};
 use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget, OVERHEAD};
@@ -129,7 +130,9 @@ fn open_journal(
 /// saved in the background, and their journals stay until then. Returns who does that.
 pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
     let mut collections: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for mut found in recovered {
+    let journals: Vec<&Collections> = recovered.iter().map(|found| &found.collections).collect();
+    let mut moves = UnfinishedMoves::of(supervisor, &journals);
+    for (number, mut found) in recovered.into_iter().enumerate() {
         let id = found.journal.id();
         if let Some(damage) = &found.damage {
             tracing::error!(
@@ -154,7 +157,8 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
                 "an earlier mount was killed before it had saved everything: that is done now"
             );
             let sent = found.sent.remove(&uuid).unwrap_or_default();
-            let left = Arc::new(Left { changes, sent, scratch: scratch.clone(), journal: journal.clone() });
+            let moves = moves.take(number, &uuid);
+            let left = Arc::new(Left { changes, sent, scratch: scratch.clone(), journal: journal.clone(), moves });
             collections.entry(uuid).or_default().push((journal.clone(), left));
         }
         if let Some(writing) = &supervisor.environment().writing {
@@ -220,7 +224,8 @@ fn reread(journal: &Journal, uuid: &str, left: Arc<Left>) -> Arc<Left> {
         Ok(mut contents) => {
             let changes = contents.pending.collections.remove(uuid).unwrap_or_default().into_iter().collect();
             let sent = contents.pending.sent.remove(uuid).unwrap_or_default();
-            Arc::new(Left { changes, sent, scratch: left.scratch.clone(), journal: left.journal.clone() })
+            let (scratch, journal, moves) = (left.scratch.clone(), left.journal.clone(), left.moves.clone());
+            Arc::new(Left { changes, sent, scratch, journal, moves })
         }
         Err(error) => {
             tracing::debug!(journal = journal.id(), %error, "cannot read a journal again: what was read before is used");

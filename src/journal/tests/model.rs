@@ -106,6 +106,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
             time: time(1),
             state: 0,
             after: Vec::new(),
+            moved_to: None,
         }),
         0..40,
     )

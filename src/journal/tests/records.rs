@@ -60,9 +60,16 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 fn record() -> impl Strategy<Value = Record<'static>> {
     let after = proptest::collection::vec("[0-9a-f]{12}", 0..2);
-    let change = (operation(), bases(), moment(), any::<u64>(), after);
-    let change =
-        change.prop_map(|(operation, bases, time, state, after)| Change { operation, bases, time, state, after });
+    let moved_to = proptest::option::of("[a-z0-9-]{27}");
+    let change = (operation(), bases(), moment(), any::<u64>(), after, moved_to);
+    let change = change.prop_map(|(operation, bases, time, state, after, moved_to)| Change {
+        operation,
+        bases,
+        time,
+        state,
+        after,
+        moved_to,
+    });
     prop_oneof![
         4 => (any::<u64>(), "[a-z0-9-]{1,10}", change).prop_map(|(sequence, collection, change)| Record::Change {
             sequence: Sequence(sequence),

@@ -13,6 +13,7 @@
 use super::{Directory, Site, pages};
 use crate::actors;
 use crate::actors::collection::draft::Draft;
+use crate::actors::collection::moving::Transit;
 use crate::actors::collection::operation::{Applied, Moved, Operation};
 use crate::actors::collection::saving::{Files, Need, SyncMode};
 use crate::actors::collection::{CollectionCell, CollectionState, Kind as CollectionKind, Writing};
@@ -439,7 +440,8 @@ impl Site {
     }
 
     /// From one collection to another: first it is there, then it is not here any more, so that a crash in between leaves two
-    /// and never none. Bytes are not moved.
+    /// and never none. Each is saved by itself: the collection that it leaves does not save that before the other has saved it
+    /// ([`Transit`]). Bytes are not moved.
     async fn move_between(
         &self,
         (cell, from, name): (&Arc<CollectionCell>, u32, &[u8]),
@@ -447,11 +449,12 @@ impl Site {
         keep: bool,
     ) -> Result<(), Error> {
         let mut attempts = 0;
+        let transit = Transit::between(cell, to_cell);
         let moved = loop {
             let state = self.supervisor.collection_state(cell, false).await?;
             let directory = state.node(from).ok_or(Error::Stale)?;
             let node = state.snapshot.lookup(directory, name).ok_or(Error::NotFound)?;
-            let moved = Moved { state: state.clone(), node };
+            let moved = Moved { state: state.clone(), node, transit: transit.clone() };
             let place = Operation::Place { parent: to, name: new_name.to_vec(), moved: moved.clone(), keep };
             match self.supervisor.apply(to_cell, place, self.need_of_names()).await {
                 Ok(_) => break moved,

@@ -1,0 +1,98 @@
+//! Saving collections of which something was moved to others: those first.
+//!
+//! A collection does not save the removal of what another one has not saved yet
+//! ([`moving`](crate::actors::collection::moving)). Who asks for everything to be on the server asks for that too, so the targets of its moves are
+//! saved before it, and the targets of theirs before them. Where collections have moved files to each other the removals of the
+//! one wait for the other and the other way round, so they are saved in turn until no move comes any further.
+
+use crate::actors::collection::moving::Transit;
+use crate::actors::collection::saving::{Files, Need};
+use crate::actors::collection::{CollectionCell, CollectionState};
+use crate::actors::{Error, Supervisor};
+use std::sync::Arc;
+
+/// Moves that are not over, with the collections that they go to.
+struct Pending {
+    transits: Vec<Arc<Transit>>,
+    /// Each after those that something was moved to from it.
+    targets: Vec<Arc<CollectionCell>>,
+}
+
+impl Pending {
+    /// Of a collection, and of all that something was moved to from it.
+    fn of(cell: &Arc<CollectionCell>) -> Pending {
+        let mut pending = Pending { transits: Vec::new(), targets: Vec::new() };
+        let mut seen = vec![cell.clone()];
+        let mut open = vec![(cell.clone(), cell.shared().moves.leaving())];
+        while let Some((cell, transits)) = open.last_mut() {
+            match transits.pop() {
+                Some(transit) => {
+                    let target = transit.target().filter(|it| !seen.iter().any(|other| Arc::ptr_eq(other, it)));
+                    pending.transits.push(transit);
+                    if let Some(target) = target {
+                        seen.push(target.clone());
+                        let leaving = target.shared().moves.leaving();
+                        open.push((target, leaving));
+                    }
+                }
+                None => {
+                    pending.targets.push(cell.clone());
+                    open.pop();
+                }
+            }
+        }
+        // The last one is the collection itself.
+        pending.targets.pop();
+        pending
+    }
+
+    fn has(&self, transit: &Arc<Transit>) -> bool {
+        self.transits.iter().any(|other| Arc::ptr_eq(other, transit))
+    }
+}
+
+impl Supervisor {
+    /// Saves a collection, and before it what was moved from there to others.
+    pub(super) async fn save_with_targets(
+        &self,
+        cell: &Arc<CollectionCell>,
+        files: Files,
+    ) -> Result<Arc<CollectionState>, Error> {
+        // What is moved from now on, others ask for.
+        let asked = cell.shared().moves.leaving();
+        let mut before = Pending::of(cell);
+        loop {
+            let mut refused = None;
+            for target in &before.targets {
+                if let Err(error) = self.save_alone(target, files, Need::Server).await {
+                    refused = Some((target.clone(), error));
+                }
+            }
+            let state = self.save_alone(cell, files, Need::Server).await?;
+            let leaving = cell.shared().moves.leaving();
+            let is_left = asked.iter().any(|transit| leaving.iter().any(|other| Arc::ptr_eq(other, transit)));
+            if !is_left {
+                return Ok(state);
+            }
+            let after = Pending::of(cell);
+            if before.transits.iter().any(|transit| !after.has(transit)) {
+                before = after;
+                continue;
+            }
+            return match refused {
+                Some((target, error)) => {
+                    tracing::warn!(
+                        collection = cell.key(),
+                        target = target.key(),
+                        cause = %error,
+                        "what was moved away from this collection stays in it on the server, for its new one cannot be saved"
+                    );
+                    Err(error)
+                }
+                // Somebody goes on writing to what was moved, and nobody has asked for it.
+                None if files == Files::None => Ok(state),
+                None => Err(Error::Busy),
+            };
+        }
+    }
+}
