@@ -241,7 +241,8 @@ impl DirtyStore {
 
 /// Keep does not give us the block, and will not.
 fn is_lost(error: &remote::Error) -> bool {
-    error.is_refused_signature() || error.is_not_found()
+    // A keepproxy that refuses the token says nothing of the block, and the token may be prolonged.
+    (error.is_refused_signature() && !error.is_unauthorized()) || error.is_not_found()
 }
 
 /// Whether the signature ends before this time.
