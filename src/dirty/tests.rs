@@ -517,7 +517,7 @@ async fn blocks_whose_signatures_have_ended_are_stored_anew_from_their_copies() 
         }
         rig.keep.now.store(LIFE + 1, Ordering::SeqCst);
         let locators: HashSet<Locator> = settled.pieces.iter().map(|piece| piece.block.clone()).collect();
-        let refused = rig.store.refused(locators.clone()).await;
+        let refused = rig.store.ask(locators.clone()).await.refused;
         assert_eq!(refused, locators);
         let lost = file.forget(|locator| refused.contains(locator)).await;
         let again = rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
@@ -543,7 +543,8 @@ async fn keepproxy_that_refuses_the_token_makes_no_block_lost() {
     let (copied, error) = rig.store.copy(files).await;
     assert!(copied == [Copied { any: false, all: false, is_lost: false }] && error.is_some());
     assert_eq!(rig.keep.gets.load(Ordering::SeqCst), 1, "no other is tried");
-    assert!(rig.store.refused(locators).await.is_empty());
+    let answers = rig.store.ask(locators).await;
+    assert!(answers.refused.is_empty() && answers.given.is_empty());
     rig.keep.refuses_token.store(false, Ordering::SeqCst);
     assert!(rig.store.copy(files).await.0[0].all, "later they are there");
     assert_eq!(rig.all(&file, 0, 305).await, bytes);

@@ -14,6 +14,7 @@
 
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::guard::{self, CommitGuard, Conditions, Nature, Plan};
+use crate::actors::collection::signing::Asked;
 use crate::actors::collection::state::{Base, CollectionState};
 use crate::actors::collection::{CollectionCell, SUMMARY, Writing, sent};
 use crate::actors::{Environment, Error};
@@ -58,6 +59,7 @@ pub(super) struct Commit {
     pub(super) change: u64,
     /// Files with blocks that the server does not take from us and that cannot be stored anew.
     pub(super) lost: BTreeMap<Vec<u8>, dirty::Error>,
+    pub(super) asked: Asked,
     /// What was sent, as long as it is not known whether it arrived.
     pub(super) sent: Vec<Sent>,
     /// The journal has a note of the last of them, and not only of others.
@@ -71,6 +73,7 @@ pub(super) struct Commit {
 /// What is left of a save for those that follow.
 pub(super) struct Ended {
     pub(super) text: Option<GoText>,
+    pub(super) asked: Asked,
     pub(super) sent: Vec<Sent>,
     /// See [`Commit::predicted`].
     pub(super) predicted: u32,
@@ -86,6 +89,7 @@ impl Ended {
     pub(super) fn failed(error: Error) -> Ended {
         Ended {
             text: None,
+            asked: Asked::default(),
             sent: Vec::new(),
             predicted: 0,
             saved: None,
@@ -176,7 +180,7 @@ impl Commit {
         let mut progress = Progress::default();
         let outcome = self.try_run(&mut progress).await.unwrap_or_else(Outcome::Failed);
         let Progress { saved, blamed } = progress;
-        Ended { text: self.text, sent: self.sent, predicted: self.predicted, saved, blamed, outcome }
+        Ended { text: self.text, asked: self.asked, sent: self.sent, predicted: self.predicted, saved, blamed, outcome }
     }
 
     async fn try_run(&mut self, progress: &mut Progress) -> Result<Outcome, Error> {
