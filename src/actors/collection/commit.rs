@@ -215,7 +215,24 @@ impl Commit {
                     return Ok(Outcome::Done);
                 }
                 Ok(Step::Ended(outcome)) => return Ok(outcome),
-                Ok(Step::Unacceptable(error)) => return self.save_parts(&base, target, error, progress).await,
+                Ok(Step::Unacceptable(error)) => {
+                    let whole = target.snapshot.clone();
+                    match self.save_parts(&base, target, error, progress).await {
+                        // As below, of a part.
+                        Err(Error::Remote(error)) if error.is_forbidden() && renewals < MOST_RENEWALS => {
+                            let base = progress.saved.as_ref().map_or(&base, |saved| &saved.base).clone();
+                            if !self.has_given_up_blocks(&base, &whole).await? {
+                                return Err(error.into());
+                            }
+                            if progress.saved.is_some() {
+                                // The rest goes on top of that, with the next save.
+                                return Ok(Outcome::Refused);
+                            }
+                            renewals += 1;
+                        }
+                        ended => return ended,
+                    }
+                }
                 // The server does not say whether it is for the blocks or for all.
                 Err(Error::Remote(error)) if error.is_forbidden() && renewals < MOST_RENEWALS => {
                     if !self.has_given_up_blocks(&base, &target.snapshot).await? {
