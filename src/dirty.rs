@@ -34,7 +34,7 @@ mod tail;
 pub use content::Content;
 pub use error::Error;
 pub use file::{DirtyFile, Part, Place};
-pub use renew::Copied;
+pub use renew::{Answers, Copied};
 pub use scratch::{Backing, Scratch};
 pub use settle::Settled;
 pub use store::{DirtyStore, Figures, Options};

@@ -32,6 +32,14 @@ pub struct Copied {
     pub is_lost: bool,
 }
 
+/// What Keep says of blocks; some may be in neither, since it did not answer.
+#[derive(Default)]
+pub struct Answers {
+    pub given: HashSet<Locator>,
+    /// It does not give them to this mount, or does not have them.
+    pub refused: HashSet<Locator>,
+}
+
 impl DirtyFile {
     /// Blocks of which there is nothing but the locator, though no commit has named them yet.
     fn bare(&self) -> Vec<Locator> {
@@ -229,19 +237,29 @@ impl DirtyStore {
         Ok(())
     }
 
-    /// Those of these blocks that Keep refuses to this mount, or does not have.
-    pub async fn refused(&self, locators: HashSet<Locator>) -> HashSet<Locator> {
+    /// Asks Keep which of these blocks it gives to this mount.
+    pub async fn ask(&self, locators: HashSet<Locator>) -> Answers {
         let questions = stream::iter(locators).map(|locator| async {
             let answer = self.keep.check(&locator).await;
-            answer.is_err_and(|error| is_lost(&error)).then_some(locator)
+            (locator, answer)
         });
-        questions.buffer_unordered(QUESTIONS).filter_map(std::future::ready).collect().await
+        let mut questions = questions.buffer_unordered(QUESTIONS);
+        let mut answers = Answers::default();
+        while let Some((locator, answer)) = questions.next().await {
+            match answer {
+                Ok(()) => drop(answers.given.insert(locator)),
+                Err(error) if is_lost(&error) => drop(answers.refused.insert(locator)),
+                Err(_) => {}
+            }
+        }
+        answers
     }
 }
 
 /// Keep does not give us the block, and will not.
 fn is_lost(error: &remote::Error) -> bool {
-    error.is_refused_signature() || error.is_not_found()
+    // A keepproxy that refuses the token says nothing of the block, and the token may be prolonged.
+    (error.is_refused_signature() && !error.is_unauthorized()) || error.is_not_found()
 }
 
 /// Whether the signature ends before this time.

@@ -21,6 +21,7 @@ const LIFE: u64 = 100;
 struct FakeKeep {
     blocks: Mutex<HashMap<BlockHash, Bytes>>,
     fails: AtomicBool,
+    refuses_token: AtomicBool,
     /// The time, in seconds.
     now: AtomicU64,
     gets: AtomicUsize,
@@ -30,6 +31,10 @@ struct FakeKeep {
 impl Keep for FakeKeep {
     async fn get(&self, locator: &Locator) -> remote::error::Result<Bytes> {
         self.gets.fetch_add(1, Ordering::SeqCst);
+        if self.refuses_token.load(Ordering::SeqCst) {
+            let (hash, detail) = (locator.hash().to_string(), "403 Forbidden".to_owned());
+            return Err(remote::Error::TokenRefused { what: "Keep read error", hash, detail });
+        }
         if locator.signature().is_none_or(|hint| hint.expiry < self.now.load(Ordering::SeqCst)) {
             return Err(remote::Error::BlockRefused { hash: locator.hash().to_string(), detail: "expired".to_owned() });
         }
@@ -512,7 +517,7 @@ async fn blocks_whose_signatures_have_ended_are_stored_anew_from_their_copies() 
         }
         rig.keep.now.store(LIFE + 1, Ordering::SeqCst);
         let locators: HashSet<Locator> = settled.pieces.iter().map(|piece| piece.block.clone()).collect();
-        let refused = rig.store.refused(locators.clone()).await;
+        let refused = rig.store.ask(locators.clone()).await.refused;
         assert_eq!(refused, locators);
         let lost = file.forget(|locator| refused.contains(locator)).await;
         let again = rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
@@ -525,6 +530,27 @@ async fn blocks_whose_signatures_have_ended_are_stored_anew_from_their_copies() 
         drop(file);
         rig.empty().await;
     }
+}
+
+/// The token may be prolonged, and says nothing of the blocks.
+#[tokio::test]
+async fn keepproxy_that_refuses_the_token_makes_no_block_lost() {
+    let rig = rig(100, 1000, 400, 1 << 20);
+    let (file, bytes, settled) = settled_file(&rig).await;
+    let files = std::slice::from_ref(&file);
+    let locators: HashSet<Locator> = settled.pieces.iter().map(|piece| piece.block.clone()).collect();
+    rig.keep.refuses_token.store(true, Ordering::SeqCst);
+    let (copied, error) = rig.store.copy(files).await;
+    assert!(copied == [Copied { any: false, all: false, is_lost: false }] && error.is_some());
+    assert_eq!(rig.keep.gets.load(Ordering::SeqCst), 1, "no other is tried");
+    let answers = rig.store.ask(locators).await;
+    assert!(answers.refused.is_empty() && answers.given.is_empty());
+    rig.keep.refuses_token.store(false, Ordering::SeqCst);
+    assert!(rig.store.copy(files).await.0[0].all, "later they are there");
+    assert_eq!(rig.all(&file, 0, 305).await, bytes);
+    file.discard();
+    drop(file);
+    rig.empty().await;
 }
 
 #[tokio::test]

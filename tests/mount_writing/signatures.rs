@@ -163,6 +163,48 @@ fn signatures_that_have_become_void_are_had_anew() {
     assert!(fixture.server_has("a", b"first and more"));
 }
 
+/// Another path is refused for what it is, so the save is taken apart.
+#[test]
+fn void_signatures_are_had_anew_also_where_a_save_is_taken_apart() {
+    let fixture = Fixture::old(&[&QUIET[..], &["--retries=0"]].concat());
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    fixture.control("config", json!({"ttl": 1_000_000}));
+    fixture.refuse_text("/bad", 422);
+    let good = path.join("a");
+    let bad = path.join("bad");
+    let results = fixture.together(vec![
+        Box::new(move || errno(append(&good, b" and more"))),
+        Box::new(move || errno(save(&bad, b"bad"))),
+    ]);
+    assert!(results[0] == 0 && results[1] != 0, "{results:?}\n{}", fixture.writer.log());
+    assert!(fixture.server_has("a", b"first and more"));
+}
+
+/// A user who has lost the permission to write tries again and again.
+#[test]
+fn keep_is_asked_only_once_about_the_blocks_of_a_save_that_is_forbidden() {
+    let fixture = Fixture::old(&[&QUIET[..], &["--retries=0"]].concat());
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    let questions = || {
+        let logs = fixture.control("keeplog", json!({}));
+        let requests = logs.as_array().unwrap().iter().flat_map(|log| log.as_array().unwrap());
+        requests.filter(|request| request["m"] == "HEAD").count()
+    };
+    fixture.refuse_saves(403);
+    assert_ne!(errno(append(&path.join("a"), b" and more")), 0);
+    let first = questions();
+    assert!(first > 0, "the server does not say whether it is for the blocks");
+    for _ in 0..3 {
+        assert_ne!(errno(fs::File::open(&path).unwrap().sync_all()), 0);
+    }
+    assert_eq!(questions(), first);
+    fixture.refuse_saves(0);
+    until("a save to succeed", || fs::File::open(&path).unwrap().sync_all().is_ok());
+    assert!(fixture.server_has("a", b"first and more"));
+}
+
 /// The token has expired: the server answers 401, and there is another one when somebody mounts again.
 #[test]
 fn unsaved_data_of_a_killed_mount_are_saved_with_another_token() {

@@ -14,6 +14,7 @@
 
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::guard::{self, CommitGuard, Conditions, Nature, Plan};
+use crate::actors::collection::signing::Asked;
 use crate::actors::collection::state::{Base, CollectionState};
 use crate::actors::collection::{CollectionCell, SUMMARY, Writing, sent};
 use crate::actors::{Environment, Error};
@@ -60,6 +61,7 @@ pub(super) struct Commit {
     pub(super) is_unsure: bool,
     /// Files with blocks that the server does not take from us and that cannot be stored anew.
     pub(super) lost: BTreeMap<Vec<u8>, dirty::Error>,
+    pub(super) asked: Asked,
     /// What was sent, as long as it is not known whether it arrived.
     pub(super) sent: Vec<Sent>,
     /// The journal has a note of the last of them, and not only of others.
@@ -73,6 +75,7 @@ pub(super) struct Commit {
 /// What is left of a save for those that follow.
 pub(super) struct Ended {
     pub(super) text: Option<GoText>,
+    pub(super) asked: Asked,
     pub(super) sent: Vec<Sent>,
     /// See [`Commit::predicted`].
     pub(super) predicted: u32,
@@ -88,6 +91,7 @@ impl Ended {
     pub(super) fn failed(error: Error) -> Ended {
         Ended {
             text: None,
+            asked: Asked::default(),
             sent: Vec::new(),
             predicted: 0,
             saved: None,
@@ -178,7 +182,7 @@ impl Commit {
         let mut progress = Progress::default();
         let outcome = self.try_run(&mut progress).await.unwrap_or_else(Outcome::Failed);
         let Progress { saved, blamed } = progress;
-        Ended { text: self.text, sent: self.sent, predicted: self.predicted, saved, blamed, outcome }
+        Ended { text: self.text, asked: self.asked, sent: self.sent, predicted: self.predicted, saved, blamed, outcome }
     }
 
     async fn try_run(&mut self, progress: &mut Progress) -> Result<Outcome, Error> {
@@ -220,7 +224,24 @@ impl Commit {
                     return Ok(Outcome::Done);
                 }
                 Ok(Step::Ended(outcome)) => return Ok(outcome),
-                Ok(Step::Unacceptable(error)) => return self.save_parts(&base, target, error, progress).await,
+                Ok(Step::Unacceptable(error)) => {
+                    let whole = target.snapshot.clone();
+                    match self.save_parts(&base, target, error, progress).await {
+                        // As below, of a part.
+                        Err(Error::Remote(error)) if error.is_forbidden() && renewals < MOST_RENEWALS => {
+                            let base = progress.saved.as_ref().map_or(&base, |saved| &saved.base).clone();
+                            if !self.has_given_up_blocks(&base, &whole).await? {
+                                return Err(error.into());
+                            }
+                            if progress.saved.is_some() {
+                                // The rest goes on top of that, with the next save.
+                                return Ok(Outcome::Refused);
+                            }
+                            renewals += 1;
+                        }
+                        ended => return ended,
+                    }
+                }
                 // The server does not say whether it is for the blocks or for all.
                 Err(Error::Remote(error)) if error.is_forbidden() && renewals < MOST_RENEWALS => {
                     if !self.has_given_up_blocks(&base, &target.snapshot).await? {

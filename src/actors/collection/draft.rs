@@ -109,4 +109,56 @@ impl Draft {
     pub(super) fn is_due(&self) -> bool {
         self.is_changed() && (!self.is_open() || self.is_promised.load(Ordering::Acquire))
     }
+    /// Nobody may write to it, and the server has what is in it.
+    pub(super) fn is_over(&self) -> bool {
+        !self.is_open() && !self.is_changed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Budget;
+    use crate::dirty::{DirtyStore, Options, Place, Scratch};
+    use crate::keep::Locator;
+    use crate::remote::error::{Error, Result};
+    use crate::remote::keep::{Keep, PutRequest, Stored};
+    use bytes::Bytes;
+
+    /// Nothing goes to Keep here.
+    struct NoKeep;
+
+    #[async_trait::async_trait]
+    impl Keep for NoKeep {
+        async fn get(&self, _: &Locator) -> Result<Bytes> {
+            Err(Error::NoKeepServices)
+        }
+
+        async fn put(&self, _: Bytes, _: &PutRequest) -> Result<Stored> {
+            Err(Error::NoKeepServices)
+        }
+    }
+
+    /// A block counts as not stored when its signature is about to end; a save that is under way may name it all the same.
+    #[tokio::test]
+    async fn saved_file_whose_blocks_were_given_up_meanwhile_goes_with_its_last_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DirtyStore::new(Options {
+            budget: Budget::new(1 << 20),
+            memory: 1 << 19,
+            scratch: Scratch::open(folder.path().join("scratch"), 1 << 20).unwrap(),
+            keep: Arc::new(NoKeep),
+            runtime: tokio::runtime::Handle::current(),
+            uploads: 1,
+            block_size: 1 << 16,
+        });
+        let draft = Draft::unsaved(store.file(std::iter::empty(), PutRequest::default()));
+        draft.add_writer();
+        draft.file.write(Place::End, Bytes::from_static(b"bytes")).await.unwrap();
+        draft.set_saved(draft.file.generation());
+        assert!(draft.file.is_local() && !draft.is_over(), "somebody may write to it");
+        assert!(draft.remove_writer() && draft.is_over());
+        draft.file.write(Place::End, Bytes::from_static(b"more")).await.unwrap();
+        assert!(!draft.is_over(), "that is not saved");
+    }
 }

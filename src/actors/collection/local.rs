@@ -11,6 +11,7 @@ use crate::actors::collection::guard::Guard;
 use crate::actors::collection::journaling::Pump;
 use crate::actors::collection::saving::Running;
 use crate::actors::collection::sent::Unknown;
+use crate::actors::collection::signing::Asked;
 use crate::actors::collection::waiting::Waiter;
 use crate::journal::Sequence;
 use crate::tree::commit::{Depth, GoText, Touched};
@@ -36,6 +37,7 @@ pub(super) struct Local {
     /// The server's text, when it was needed before.
     pub(super) text: Option<GoText>,
     pub(super) guard: Guard,
+    pub(super) asked: Asked,
     pub(super) waiters: Vec<Waiter>,
     /// A save is under way, with what it has taken along.
     pub(super) running: Option<Running>,

@@ -277,11 +277,11 @@ impl CollectionActor {
                         edit.finished.push(known.file.clone());
                         edit.state.drafts.remove(&number);
                         self.local.displaced.remove(&number);
-                    } else if !known.is_changed() && !known.file.is_local() {
+                    } else if known.is_over() {
                         edit.state.numbers.set_modified(number, Some(known.file.modified()));
                         edit.finished.push(known.file.clone());
                         edit.state.drafts.remove(&number);
-                    } else if known.is_changed() {
+                    } else {
                         let path = edit.snapshot().path(node);
                         // What was set aside waits for a change, and this is none.
                         if !self.local.aside.covers(&path) {

@@ -299,6 +299,7 @@ impl CollectionActor {
             change,
             is_unsure: !self.local.sent.is_empty(),
             lost: BTreeMap::new(),
+            asked: std::mem::take(&mut self.local.asked),
             sent: Vec::new(),
             is_noted: false,
             prepared: None,
@@ -315,13 +316,14 @@ impl CollectionActor {
     }
 
     fn save_ended(&mut self, ended: Ended, context: &mut Context<Self>) {
-        let Ended { text, sent, predicted, saved, blamed, outcome } = ended;
+        let Ended { text, asked, sent, predicted, saved, blamed, outcome } = ended;
         let Some(running) = self.local.running.take() else { return };
         self.local.text = text;
         self.local.guard.was_predicted(predicted);
         let (change, took, waiting) = (running.change, running.began.elapsed(), running.waiting);
         let (taken, marks) = (running.touched.clone(), running.marks);
         if !matches!(outcome, Outcome::Done) {
+            self.local.asked = asked;
             self.take_back(running);
         }
         for Blamed { paths, error } in &blamed {

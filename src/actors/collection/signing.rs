@@ -6,6 +6,9 @@
 //! for want of permission, Keep is asked which blocks it would give us. Those that it refuses are stored anew from what is at
 //! hand. A file whose bytes are not, since an earlier mount with another token had brought them to Keep, holds back itself and no
 //! other.
+//!
+//! Where the permission to write is lost for good, each try ends that way. So Keep is asked about blocks of the base, which were signed
+//! with it, only if none of the others explains the refusal, and about no block again that it has given us ([`Asked`]).
 
 use crate::actors::Error;
 use crate::actors::collection::commit::{Commit, unix_now};
@@ -16,10 +19,31 @@ use crate::tree::commit::{Depth, Touched};
 use crate::tree::{NodeId, Snapshot};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Blocks of ours are stored anew when less than this share of the life of a signature is left: early enough that it is done some
 /// times over before that ends, however seldom a server that refuses saves is tried.
 const RENEWED_WITHIN: u64 = 4;
+
+/// For so long it is believed that Keep gives us a block: signatures become void before their time only when an administrator changes
+/// something, and a save that is refused is tried a dozen times in an hour.
+const BELIEVED: Duration = Duration::from_secs(3600);
+
+/// The blocks that Keep has given us, of those about which it was asked since a save succeeded.
+#[derive(Default)]
+pub(super) struct Asked {
+    since: Option<Instant>,
+    given: HashSet<Locator>,
+}
+
+impl Asked {
+    /// Forgets what is too old to be believed.
+    fn begin(&mut self, now: Instant) {
+        if self.since.is_none_or(|since| now.duration_since(since) >= BELIEVED) {
+            *self = Asked { since: Some(now), given: HashSet::new() };
+        }
+    }
+}
 
 impl Commit {
     /// Stores anew what was stored so long ago that its signatures end before long.
@@ -34,7 +58,7 @@ impl Commit {
         let files = files_at(target, &self.touched);
         let locators: HashSet<Locator> =
             files.iter().flat_map(|(_, node)| target.pieces(*node)).map(|piece| piece.block).collect();
-        let refused = self.writing.store.refused(locators).await;
+        let refused = self.refused(locators, &base.snapshot).await;
         if refused.is_empty() {
             return Ok(false);
         }
@@ -67,6 +91,22 @@ impl Commit {
             }
         }
         Ok(true)
+    }
+
+    /// Those of these blocks that Keep refuses to this mount, or does not have: of the base's only if there are no others.
+    async fn refused(&mut self, locators: HashSet<Locator>, base: &Snapshot) -> HashSet<Locator> {
+        self.asked.begin(Instant::now());
+        let unknown = locators.into_iter().filter(|locator| !self.asked.given.contains(locator));
+        let (of_base, own): (HashSet<_>, HashSet<_>) =
+            unknown.partition(|locator| base.find_locator(locator.hash()).is_some());
+        for locators in [own, of_base] {
+            let answers = self.writing.store.ask(locators).await;
+            self.asked.given.extend(answers.given);
+            if !answers.refused.is_empty() {
+                return answers.refused;
+            }
+        }
+        HashSet::new()
     }
 }
 
