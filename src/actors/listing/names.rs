@@ -58,16 +58,20 @@ pub fn pattern(name: &str, substitution: Option<&str>) -> Option<String> {
     // As long as a slash, or longer and perhaps overlapping.
     let any = if text.chars().count() == 1 { '_' } else { '%' };
     let mut pattern = String::with_capacity(name.len());
+    let mut ends_with_any = false;
     for (position, character) in name.char_indices() {
         match character {
             _ if places.iter().any(|place| (*place..*place + text.len()).contains(&position)) => {
-                if any == '_' || !pattern.ends_with(any) {
+                if any == '_' || !ends_with_any {
                     pattern.push(any);
                 }
+                ends_with_any = true;
+                continue;
             }
             '%' | '_' | '\\' => pattern.extend(['\\', character]),
             _ => pattern.push(character),
         }
+        ends_with_any = false;
     }
     Some(pattern)
 }
@@ -113,6 +117,7 @@ mod tests {
         assert_eq!(pattern("a_b_c_d_e_f_g", Some("[S]")), None);
         assert_eq!(pattern("a_[S]b[S][S][S][S][S]", Some("[S]")).as_deref(), Some("a\\_%b%"));
         assert_eq!(pattern("SSS", Some("SS")).as_deref(), Some("%"), "they overlap");
+        assert_eq!(pattern("%SSS", Some("SS")).as_deref(), Some("\\%%"));
         assert_eq!(pattern("a_b_c_d_e_f_g", Some("")), None);
     }
 
