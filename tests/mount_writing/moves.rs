@@ -141,6 +141,32 @@ fn move_into_a_collection_that_cannot_be_saved_outlives_a_kill() {
     }
 }
 
+/// The journals of a collection are taken over one after the other: the second must not wait for a collection that is never saved.
+#[test]
+fn what_a_second_mount_left_does_not_wait_for_the_target_of_a_move_that_is_refused() {
+    if !is_ours() {
+        return;
+    }
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:60", "--retries=0"]);
+    let path = fixture.path();
+    refuse_saves_of(&fixture, &uuid, 403);
+    fs::rename(path.join("a"), other.join("moved")).unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    assert_eq!((names(&path), fs::read(other.join("moved")).unwrap()), (strings(&["d"]), b"first".to_vec()));
+    save(&path.join("new"), b"of the second mount").unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    until("what the second left to be saved", || fixture.server_has("new", b"of the second mount"));
+    assert!(fixture.server_has("a", b"first"), "in both collections rather than in none");
+    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
+    fixture.control("faults", json!({"api": []}));
+    until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first"));
+    fixture.writer.unmount_well();
+}
+
 #[test]
 fn move_out_of_a_collection_that_cannot_be_saved_outlives_a_kill() {
     if is_ours() {

@@ -165,11 +165,12 @@ impl CollectionActor {
         self.local.keep(&self.cell);
     }
 
-    /// The same of moves that an earlier mount had begun, now that what it has left was taken over.
-    pub(super) fn go_on_with_moves(&mut self, Unfinished { leaving, arriving }: &Unfinished) {
+    /// The same of moves that an earlier mount had begun, now that what it has left was taken over, as a whole or not: what could not be
+    /// read may have come by any of the moves, so then none has arrived.
+    pub(super) fn go_on_with_moves(&mut self, Unfinished { leaving, arriving, .. }: &Unfinished, is_whole: bool) {
         let change = self.local.changes;
         let all_of_it = 0;
-        let arriving = arriving.iter().map(|(transit, onward)| Arriving {
+        let arriving = arriving.iter().filter(|_| is_whole).map(|(transit, onward)| Arriving {
             transit: transit.clone(),
             number: all_of_it,
             change,

@@ -61,7 +61,7 @@ impl CollectionActor {
         });
         next.is_unsaved = true;
         self.local.adopt(replayed.touched);
-        self.go_on_with_moves(&left.moves);
+        self.go_on_with_moves(&left.moves, replayed.kept.is_empty());
         let open = left.sent.iter().filter(|save| !save.has_arrived).cloned().collect();
         sent::add(&mut self.local.sent, open, Instant::now());
         self.local.text = None;

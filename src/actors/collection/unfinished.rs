@@ -5,6 +5,9 @@
 //! which of it came by the move they do not say. Where it was moved on from there, that is waited for, too, unless the collections
 //! have moved something to each other; then the last place of what was moved back and forth is not known, and none of them waits
 //! for more than the next one.
+//!
+//! Journals of one collection are taken over one after the other, and none may wait for what comes after it: where a later one has
+//! something of the collection, too, the removal is not made at all. Then what was moved is in both collections, never in none.
 
 use crate::actors::Supervisor;
 use crate::actors::collection::moving::Transit;
@@ -19,6 +22,16 @@ pub struct Unfinished {
     pub(super) leaving: Vec<(Vec<u8>, Arc<Transit>)>,
     /// What was moved here, with what was moved on.
     pub(super) arriving: Vec<(Arc<Transit>, Vec<Arc<Transit>>)>,
+    /// What was moved away and stays here as well.
+    stays: BTreeSet<Vec<u8>>,
+}
+
+impl Unfinished {
+    /// Without the removals that are not made.
+    pub fn without_what_stays(&self, changes: Vec<(Sequence, Change)>) -> Vec<(Sequence, Change)> {
+        let is_made = |change: &Change| change.moved_to.is_none() || !self.stays.contains(change.operation.path());
+        changes.into_iter().filter(|(_, change)| is_made(change)).collect()
+    }
 }
 
 /// The changes of one journal, by collection.
@@ -31,12 +44,18 @@ pub struct UnfinishedMoves(HashMap<(usize, String), Unfinished>);
 impl UnfinishedMoves {
     /// In the order of the journals.
     pub fn of(supervisor: &Supervisor, journals: &[&Collections]) -> UnfinishedMoves {
-        let edges = moves_of(journals);
+        let mut moves = UnfinishedMoves::default();
+        let (later, edges): (Vec<_>, Vec<_>) = moves_of(journals).into_iter().partition(|edge| {
+            journals.iter().skip(edge.journal + 1).any(|collections| collections.contains_key(edge.source))
+        });
+        for edge in later {
+            let stays = &mut moves.0.entry((edge.journal, edge.source.to_owned())).or_default().stays;
+            stays.insert(edge.path.to_vec());
+        }
         let graph: BTreeSet<(&str, &str)> = edges.iter().map(|edge| (edge.source, edge.target)).collect();
         let cell = |uuid: &str| supervisor.collection(uuid);
         let transits: Vec<_> =
             edges.iter().map(|edge| Transit::between(&cell(edge.source), &cell(edge.target))).collect();
-        let mut moves = UnfinishedMoves::default();
         for (edge, transit) in edges.iter().zip(&transits) {
             let leaving = &mut moves.0.entry((edge.journal, edge.source.to_owned())).or_default().leaving;
             leaving.push((edge.path.to_vec(), transit.clone()));
@@ -136,6 +155,16 @@ mod tests {
         let expected = [Edge { journal: 0, source: "a", path: b"y", target: "b" }];
         assert_eq!(moves_of(&[&first, &second]), expected);
         assert_eq!(moves_of(&[&first]), []);
+    }
+
+    #[test]
+    fn what_was_moved_away_stays_where_a_later_journal_has_something_of_the_collection() {
+        let mine = [("a", removed("x", Some("b"))), ("b", removed("other", None))];
+        let unfinished = Unfinished { stays: [b"x".to_vec()].into(), ..Unfinished::default() };
+        let [(_, moved), (_, other)] = mine;
+        let changes = vec![(Sequence(1), moved), (Sequence(2), removed("x", None)), (Sequence(3), other)];
+        let left: Vec<_> = unfinished.without_what_stays(changes).iter().map(|(sequence, _)| sequence.0).collect();
+        assert_eq!(left, [2, 3]);
     }
 
     #[test]

@@ -158,6 +158,7 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
             );
             let sent = found.sent.remove(&uuid).unwrap_or_default();
             let moves = moves.take(number, &uuid);
+            let changes = moves.without_what_stays(changes);
             let left = Arc::new(Left { changes, sent, scratch: scratch.clone(), journal: journal.clone(), moves });
             collections.entry(uuid).or_default().push((journal.clone(), left));
         }
@@ -225,6 +226,7 @@ fn reread(journal: &Journal, uuid: &str, left: Arc<Left>) -> Arc<Left> {
             let changes = contents.pending.collections.remove(uuid).unwrap_or_default().into_iter().collect();
             let sent = contents.pending.sent.remove(uuid).unwrap_or_default();
             let (scratch, journal, moves) = (left.scratch.clone(), left.journal.clone(), left.moves.clone());
+            let changes = moves.without_what_stays(changes);
             Arc::new(Left { changes, sent, scratch, journal, moves })
         }
         Err(error) => {
@@ -292,11 +294,9 @@ async fn save_recovered(
     let settled = tokio::task::block_in_place(|| {
         // First what stays is there once more: a death in between leaves too much and never too little.
         let kept = adopted.unwrap_or_default();
+        let (_, last) = journal.reach(uuid);
         journal.append_together(uuid, &kept, true)?;
-        match left.changes.iter().map(|(sequence, _)| *sequence).max() {
-            Some(last) => journal.settled(uuid, last),
-            None => Ok(()),
-        }
+        last.map_or(Ok(()), |last| journal.settled(uuid, last))
     });
     if let Err(error) = settled {
         tracing::warn!(journal = journal.id(), %error, "cannot note that a journal was saved");
