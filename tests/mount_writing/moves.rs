@@ -141,6 +141,28 @@ fn move_into_a_collection_that_cannot_be_saved_outlives_a_kill() {
     }
 }
 
+/// The record of the new place has the blocks as they were signed for the mount that died.
+#[test]
+fn what_was_moved_and_not_saved_is_saved_by_a_mount_with_another_token() {
+    if !is_ours() {
+        return;
+    }
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:60"]);
+    fs::rename(fixture.path().join("a"), other.join("moved")).unwrap();
+    fs::rename(fixture.path().join("d"), other.join("tree")).unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    let token = fixture.cluster.new_token();
+    fixture.writer.use_token(&token);
+    fixture.writer.start_again();
+    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
+    until("the move to be saved", || {
+        fixture.client.has(&uuid, "moved", b"first") && fixture.client.has(&uuid, "tree/b", b"second")
+    });
+    fixture.writer.unmount_well();
+    assert!(fixture.server_names().is_empty());
+}
+
 /// The journals of a collection are taken over one after the other: the second must not wait for a collection that is never saved.
 #[test]
 fn what_a_second_mount_left_does_not_wait_for_the_target_of_a_move_that_is_refused() {

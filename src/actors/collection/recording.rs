@@ -276,7 +276,7 @@ impl<'c> Newest<'c> {
 /// does not stop the others. Blocking.
 pub(super) fn replay(
     writing: &Writing,
-    today: &Snapshot,
+    (today, sources): (&Snapshot, &[Snapshot]),
     (changes, sent): (&[(Sequence, Change)], &[Sent]),
     scratch: &Arc<Scratch>,
     request: &PutRequest,
@@ -351,8 +351,9 @@ pub(super) fn replay(
     for (path, (content, modified)) in contents {
         match writing.store.restore(content, Some(scratch), request.clone()) {
             Ok(file) => {
-                // What the server has today it has signed for the token of today.
-                file.sign(|locator| today.find_locator(locator.hash()));
+                // What the server has today, here or where a file came from, it has signed for the token of today.
+                let signed = || [today].into_iter().chain(sources);
+                file.sign(|locator| signed().find_map(|snapshot| snapshot.find_locator(locator.hash())));
                 if let Some(modified) = modified {
                     file.set_modified(modified);
                 }

@@ -5,15 +5,16 @@
 //! what the server had *then* as base, and merged at once with what it has today, before anything is saved. Removals of what was moved
 //! to a collection that is not saved yet are held back ([`unfinished`](super::unfinished)).
 
-use crate::actors::Error;
 use crate::actors::collection::recording::{self, Replayed};
 use crate::actors::collection::state::{Base, CollectionState};
 use crate::actors::collection::unfinished::Unfinished;
 use crate::actors::collection::{CollectionActor, operation, sent};
 use crate::actors::refresh::Reply;
 use crate::actors::work::Work;
+use crate::actors::{Environment, Error};
 use crate::dirty::Scratch;
 use crate::journal::{Change, Journal, Sent, Sequence};
+use crate::tree::Snapshot;
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use std::sync::Arc;
 use std::time::Instant;
@@ -99,6 +100,19 @@ impl CollectionActor {
     }
 }
 
+/// The manifests of the collections from which something was moved here, as they are today.
+async fn signed_sources(environment: &Environment, left: &Left) -> Vec<String> {
+    let mut texts = Vec::new();
+    for source in &left.moves.sources {
+        let mut manifest = Vec::new();
+        match environment.api.collection(source, &[], Some(&mut manifest)).await {
+            Ok(_) => texts.push(String::from_utf8_lossy(&manifest).into_owned()),
+            Err(error) => tracing::debug!(collection = source, %error, "cannot look at where something was moved from"),
+        }
+    }
+    texts
+}
+
 impl Handler<Recover> for CollectionActor {
     type Result = ();
 
@@ -111,11 +125,14 @@ impl Handler<Recover> for CollectionActor {
             return;
         };
         let (known, journaled) = (state.clone(), left.clone());
+        let environment = self.environment.clone();
         let replay = async move {
+            let sources = signed_sources(&environment, &journaled).await;
             let work = tokio::task::spawn_blocking(move || {
                 let request = operation::put_request(&writing, &known);
+                let sources: Vec<_> = sources.iter().filter_map(|text| Snapshot::parse(text).ok()).collect();
                 let (base, changes) = (&known.base.snapshot, (&journaled.changes[..], &journaled.sent[..]));
-                recording::replay(&writing, base, changes, &journaled.scratch, &request)
+                recording::replay(&writing, (base, &sources), changes, &journaled.scratch, &request)
             });
             work.await.map_err(|error| Error::Failed(format!("reading a journal: {error}")))?
         };

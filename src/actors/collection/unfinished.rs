@@ -22,6 +22,8 @@ pub struct Unfinished {
     pub(super) leaving: Vec<(Vec<u8>, Arc<Transit>)>,
     /// What was moved here, with what was moved on.
     pub(super) arriving: Vec<(Arc<Transit>, Vec<Arc<Transit>>)>,
+    /// Where that came from. They name its blocks, and the server signs those for whoever may read them.
+    pub(super) sources: Vec<String>,
     /// What was moved away and stays here as well.
     stays: BTreeSet<Vec<u8>>,
 }
@@ -45,7 +47,12 @@ impl UnfinishedMoves {
     /// In the order of the journals.
     pub fn of(supervisor: &Supervisor, journals: &[&Collections]) -> UnfinishedMoves {
         let mut moves = UnfinishedMoves::default();
-        let (later, edges): (Vec<_>, Vec<_>) = moves_of(journals).into_iter().partition(|edge| {
+        let all = moves_of(journals);
+        let ways: BTreeSet<_> = all.iter().map(|edge| (edge.journal, edge.target, edge.source)).collect();
+        for (journal, target, source) in ways {
+            moves.0.entry((journal, target.to_owned())).or_default().sources.push(source.to_owned());
+        }
+        let (later, edges): (Vec<_>, Vec<_>) = all.into_iter().partition(|edge| {
             journals.iter().skip(edge.journal + 1).any(|collections| collections.contains_key(edge.source))
         });
         for edge in later {
