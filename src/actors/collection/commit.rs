@@ -13,25 +13,30 @@
 //! It works on the state that was published when it began and changes nothing itself: what came of it goes back to the actor.
 
 use crate::actors::collection::draft::Draft;
-use crate::actors::collection::guard::{self, CommitGuard, Conditions, Nature, Plan};
+use crate::actors::collection::guard::Plan;
 use crate::actors::collection::signing::Asked;
 use crate::actors::collection::state::{Base, CollectionState};
-use crate::actors::collection::{CollectionCell, SUMMARY, Writing, sent};
+use crate::actors::collection::{CollectionCell, SUMMARY, Writing};
 use crate::actors::{Environment, Error};
-use crate::dirty::{self, Settled};
+use crate::dirty;
 use crate::journal::Sent;
-use crate::keep::PortableDataHash;
 use crate::keep::manifest::Form;
 use crate::remote;
-use crate::remote::api::{Collection, CollectionUpdate, ManifestSink, Record};
-use crate::remote::retry;
-use crate::tree::commit::{Depth, Edits, GoText, Parts, Prediction, Touched, edits, graft};
+use crate::remote::api::{Collection, Record};
+use crate::tree::commit::{Depth, Edits, GoText, Parts, Touched, edits, graft};
 use crate::tree::{Editor, NodeId, Snapshot, same_content};
-use serde_json::json;
+use sending::{Step, is_same};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+mod keeping;
+mod outcome;
+mod sending;
+
+pub(super) use keeping::read_kept;
+pub(super) use outcome::{Blamed, Ended, Outcome, Reach, Saved, SavedFile};
 
 /// Signatures that end sooner than this are renewed before they are sent: a request may have to wait its turn.
 const SIGNATURE_MARGIN: u64 = 60;
@@ -72,87 +77,6 @@ pub(super) struct Commit {
     pub(super) predicted: u32,
 }
 
-/// What is left of a save for those that follow.
-pub(super) struct Ended {
-    pub(super) text: Option<GoText>,
-    pub(super) asked: Asked,
-    pub(super) sent: Vec<Sent>,
-    /// See [`Commit::predicted`].
-    pub(super) predicted: u32,
-    /// What has been saved, if anything has or nothing had to be.
-    pub(super) saved: Option<Saved>,
-    /// What the server refuses for good, though it takes the rest.
-    pub(super) blamed: Vec<Blamed>,
-    pub(super) outcome: Outcome,
-}
-
-impl Ended {
-    /// Nothing came of it.
-    pub(super) fn failed(error: Error) -> Ended {
-        Ended {
-            text: None,
-            asked: Asked::default(),
-            sent: Vec::new(),
-            predicted: 0,
-            saved: None,
-            blamed: Vec::new(),
-            outcome: Outcome::Failed(error),
-        }
-    }
-}
-
-/// Paths that the server refuses, and what has to stay because of them.
-pub(super) struct Blamed {
-    pub(super) paths: Touched,
-    pub(super) error: Error,
-}
-
-/// How it ended.
-pub(super) enum Outcome {
-    /// All is saved but what is to blame.
-    Done,
-    /// Somebody else has changed the collection: merge, and try again.
-    Refused,
-    /// The server writes another text than we thought.
-    Mispredicted,
-    Failed(Error),
-}
-
-/// What the server has now.
-pub(super) struct Saved {
-    pub(super) base: Arc<Base>,
-    pub(super) files: Vec<SavedFile>,
-    /// What was touched and not taken along: half-written files.
-    pub(super) left: Touched,
-    pub(super) reach: Reach,
-}
-
-/// What the server's answer says of a save.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// The server had it all already.
-    NotSent,
-    /// It has nothing but what we think.
-    Complete,
-    /// Others have changed something, too.
-    Mixed,
-}
-
-pub(super) struct SavedFile {
-    pub(super) number: u32,
-    pub(super) node: NodeId,
-    pub(super) settled: Settled,
-}
-
-/// The request, and what will come of it.
-struct Request {
-    update: CollectionUpdate,
-    conditions: Conditions,
-    /// The hash of the result, if everything is as we think.
-    hash: PortableDataHash,
-    prediction: Option<Prediction>,
-}
-
 /// What has come of the save so far.
 #[derive(Default)]
 struct Progress {
@@ -167,14 +91,6 @@ struct Target {
     left: Touched,
     /// Files that can never be stored as they are.
     unfit: Vec<Blamed>,
-}
-
-/// What became of one request.
-enum Step {
-    Accepted(Base, Reach),
-    /// The server will never take it.
-    Unacceptable(remote::Error),
-    Ended(Outcome),
 }
 
 impl Commit {
@@ -320,130 +236,6 @@ impl Commit {
         outcome
     }
 
-    /// Sends one request that makes what the server has into `goal`, until it is known what became of it.
-    async fn send(
-        &mut self,
-        base: &Base,
-        goal: &Snapshot,
-        touched: &Touched,
-        mut edits: Option<Edits>,
-    ) -> Result<Step, Error> {
-        let mut record = self.prepared.clone().unwrap_or_else(|| base.record.clone());
-        let mut attempts = 0;
-        loop {
-            let mut request = self.request(base, &record, goal, edits.as_ref()).await?;
-            if request.conditions.prepare && self.prepared.is_none() {
-                record = Arc::new(keep_and_read(&self.environment, self.cell.key(), &SUMMARY, None).await?);
-                if record.portable_data_hash != base.record.portable_data_hash || !record.preserve_version {
-                    return Ok(Step::Ended(Outcome::Refused));
-                }
-                self.prepared = Some(record.clone());
-                request.update.attributes.insert("version".into(), json!(record.version));
-            }
-            if edits.is_none() && !request.conditions.version {
-                // Nothing guards what others have saved, anywhere in the collection: at least what they did up to now is seen.
-                let now = self.environment.api.collection(self.cell.key(), &SUMMARY, None).await?;
-                if !is_same(&now, &record) {
-                    return Ok(Step::Ended(Outcome::Refused));
-                }
-            }
-            let noted = self.sent.len();
-            self.note(goal, touched, edits.as_ref());
-            self.cell.shared().expect(&request.hash.to_string(), &base.record.portable_data_hash);
-            self.cell.shared().remember(&base.record.portable_data_hash, &base.snapshot);
-            let environment = self.environment.clone();
-            let api = &environment.api;
-            let error = match api.update_collection(self.cell.key(), &request.update, None).await {
-                Ok(answer) => return Ok(self.was_accepted(answer, request, base, goal)),
-                Err(error) => error,
-            };
-            let is_unreadable = matches!(error, remote::Error::Answer { .. });
-            if attempts == 0 && !error.is_temporary() && !is_unreadable {
-                // Refused with an answer, so it has not arrived.
-                self.take_back(noted);
-            }
-            if error.is_failed_condition() {
-                if !request.conditions.hash {
-                    return Ok(Step::Ended(Outcome::Refused));
-                }
-                let now = api.collection(self.cell.key(), &SUMMARY, None).await?;
-                let is_same = is_same(&now, &record);
-                return Ok(Step::Ended(if is_same { Outcome::Mispredicted } else { Outcome::Refused }));
-            }
-            if error.is_unknown_attribute("replace_files") && edits.is_some() {
-                self.writing.knows_replace_files.store(false, Ordering::Relaxed);
-                tracing::warn!(
-                    "this cluster does not know replace_files: whole manifests are sent, guarded by the version"
-                );
-                edits = None;
-                continue;
-            }
-            if error.is_malformed_manifest() && edits.is_some() {
-                tracing::warn!(collection = self.cell.key(), %error, "the server cannot edit what it has: sending the whole");
-                edits = None;
-                continue;
-            }
-            if error.is_unacceptable() {
-                return Ok(Step::Unacceptable(error));
-            }
-            if !error.is_temporary() && !is_unreadable {
-                return Err(error.into());
-            }
-            // The answer was lost, or the server failed: look what became of it.
-            let now = api.collection(self.cell.key(), &SUMMARY, None).await?;
-            if now.portable_data_hash == request.hash.to_string() {
-                return Ok(self.was_accepted(now, request, base, goal));
-            }
-            if !is_same(&now, &record) {
-                return Ok(Step::Ended(Outcome::Refused));
-            }
-            attempts += 1;
-            if attempts > self.writing.retries {
-                return Err(error.into());
-            }
-            // It may arrive still, and others may come in before the next attempt.
-            self.guard.others = true;
-            tracing::info!(collection = self.cell.key(), %error, attempts, "the save did not arrive: trying again");
-            tokio::time::sleep(retry::pause(attempts)).await;
-        }
-    }
-
-    /// Remembers what is about to be sent.
-    fn note(&mut self, goal: &Snapshot, touched: &Touched, edits: Option<&Edits>) {
-        let sent = match edits {
-            Some(edits) => sent::of_paths(goal, edits.paths(), self.change),
-            None => sent::of_paths(goal, touched.iter().map(|(path, _)| path), self.change),
-        };
-        if self.sent.last() == Some(&sent) {
-            return;
-        }
-        if let Some(journal) = &self.writing.journal {
-            let noted = journal.sent(self.cell.key(), &sent);
-            self.is_noted = noted.is_ok();
-            if let Err(error) = noted {
-                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what is sent");
-            }
-        }
-        self.writing.earlier.note(self.cell.key(), &sent);
-        self.sent.push(sent);
-    }
-
-    /// Nothing came of what was sent after the first `noted`.
-    fn take_back(&mut self, noted: usize) {
-        if self.sent.len() <= noted {
-            return;
-        }
-        self.sent.truncate(noted);
-        tokio::task::block_in_place(|| {
-            if let Some(journal) = self.writing.journal.as_ref().filter(|_| self.is_noted)
-                && let Err(error) = journal.withdrawn(self.cell.key())
-            {
-                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save was refused");
-            }
-            self.writing.earlier.was_refused(self.cell.key());
-        });
-    }
-
     /// Brings the bytes to Keep, and puts together what the server is to have.
     async fn target(&self) -> Result<Target, Error> {
         let state = &self.state;
@@ -529,54 +321,6 @@ impl Commit {
         tokio::task::block_in_place(|| edits(&base.snapshot, target, touched)).ok()
     }
 
-    async fn request(
-        &mut self,
-        base: &Base,
-        record: &Record<Collection>,
-        goal: &Snapshot,
-        edits: Option<&Edits>,
-    ) -> Result<Request, Error> {
-        let config = self.environment.api.config().await?;
-        let versioned = config.collections.collection_versioning.unwrap_or(true);
-        let mut update = summarised();
-        let (hash, prediction) = match edits {
-            Some(edits) => {
-                let ttl = self.environment.api.discovery().await?.blob_signature_ttl;
-                let now_expiry = unix_now() + ttl;
-                update.replace_files = edits.replace_files.clone();
-                update.manifest = edits.manifest_text.clone();
-                let text = &mut self.text;
-                tokio::task::block_in_place(|| {
-                    let text = text.get_or_insert_with(|| GoText::of(&base.snapshot));
-                    let prediction = text.predict(goal, edits, Some(now_expiry));
-                    (prediction.hash, Some(prediction))
-                })
-            }
-            None => {
-                let text = tokio::task::block_in_place(|| goal.to_manifest(Form::Python));
-                let hash = PortableDataHash::of_manifest(&text);
-                update.manifest = Some(text);
-                (hash, None)
-            }
-        };
-        let is_ambiguous = prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
-        // What an event has told since the save began counts, too: the bytes may have taken their time.
-        let has_heard = || self.cell.marks() != self.state.marks && self.cell.shared().is_foreign();
-        let others = self.guard.others || !self.writing.hears || has_heard();
-        let (plan, nature) = (Plan { others, ..self.guard }, Nature::of(edits, is_ambiguous));
-        let conditions = guard::conditions(self.writing.guard, plan, base, nature, versioned);
-        if conditions.version {
-            update.attributes.insert("version".into(), json!(record.version));
-        }
-        if conditions.preserve {
-            update.attributes.insert("preserve_version".into(), json!(true));
-        }
-        if conditions.hash {
-            update.attributes.insert("portable_data_hash".into(), json!(hash.to_string()));
-        }
-        Ok(Request { update, conditions, hash, prediction })
-    }
-
     /// The target with new signatures; `None` if the collection is not what it was.
     async fn renew(&self, base: &Base, target: &Target) -> Result<Option<Snapshot>, Error> {
         Ok(self.signed_anew(base).await?.map(|newer| {
@@ -598,103 +342,11 @@ impl Commit {
             .map_err(|error| Error::Manifest { collection: self.cell.key().clone(), problem: error.to_string() })?;
         Ok(Some(newer))
     }
-
-    fn was_accepted(&mut self, answer: Record<Collection>, request: Request, base: &Base, goal: &Snapshot) -> Step {
-        let mut as_predicted = answer.portable_data_hash == request.hash.to_string();
-        let is_ambiguous = request.prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
-        match (request.prediction, &mut self.text) {
-            (Some(prediction), Some(text)) if as_predicted => {
-                self.predicted += u32::from(!is_ambiguous);
-                text.commit(prediction);
-            }
-            _ => self.text = None,
-        }
-        if is_ambiguous && !as_predicted {
-            // The other way in which it may come out: all blocks signed in the same second.
-            let other = tokio::task::block_in_place(|| GoText::of(goal));
-            as_predicted = answer.portable_data_hash == other.hash().to_string();
-            self.text = as_predicted.then_some(other);
-            if as_predicted {
-                self.cell.shared().confirm(&answer.portable_data_hash, &base.record.portable_data_hash);
-            }
-        }
-        // Where the text cannot be predicted one has to rely on the version with old ones kept.
-        let is_seen = (request.conditions.preserve || request.conditions.prepare) && !self.guard.predict;
-        let reach = if as_predicted || is_seen { Reach::Complete } else { Reach::Mixed };
-        let is_sound = answer.preserve_version;
-        self.prepared = None;
-        // On what it has led to the conditions of all that was sent before fail.
-        self.sent.clear();
-        // After this note the log may be written anew.
-        tokio::task::block_in_place(|| {
-            if let Some(journal) = self.writing.journal.as_ref().filter(|_| self.is_noted)
-                && let Err(error) = journal.arrived(self.cell.key())
-            {
-                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
-            }
-            self.writing.earlier.has_arrived(self.cell.key());
-        });
-        let (record, snapshot, is_whole) = (Arc::new(answer), goal.clone(), reach == Reach::Complete);
-        Step::Accepted(Base { record, snapshot, is_whole, is_own: true, is_sound }, reach)
-    }
-}
-
-/// How things are under the condition that no change of others goes without a new version (protocol.md 4.12): asks for that, where
-/// it is wanted and the cluster keeps versions. `select` nothing and a sink to have the manifest too.
-pub(super) async fn read_kept(
-    environment: &Environment,
-    uuid: &str,
-    select: &[&str],
-    manifest: Option<&mut dyn ManifestSink>,
-) -> Result<Record<Collection>, Error> {
-    let api = &environment.api;
-    let guard = environment.writing.as_ref().map_or(CommitGuard::None, |writing| writing.guard);
-    let is_versioned = api.config().await?.collections.collection_versioning.unwrap_or(true);
-    if guard == CommitGuard::None || !is_versioned {
-        return Ok(api.collection(uuid, select, manifest).await?);
-    }
-    keep_and_read(environment, uuid, select, manifest).await
-}
-
-/// Asks for old versions to be kept, whatever the guard, and says how things are.
-///
-/// The server reads a record without a lock, so its answer can be older than the change of somebody who came in that moment. Under
-/// `strict` the record is read again therefore. Otherwise it is not: what would be overwritten is kept as a version
-/// then, and the event of our save tells of it.
-async fn keep_and_read(
-    environment: &Environment,
-    uuid: &str,
-    select: &[&str],
-    manifest: Option<&mut dyn ManifestSink>,
-) -> Result<Record<Collection>, Error> {
-    let api = &environment.api;
-    let is_strict = environment.writing.as_ref().is_some_and(|writing| writing.guard == CommitGuard::Strict);
-    let mut update =
-        CollectionUpdate { select: select.iter().map(|name| (*name).to_owned()).collect(), ..Default::default() };
-    update.attributes.insert("preserve_version".into(), json!(true));
-    update.repeat = retry::Repeat::Harmless;
-    if is_strict {
-        update.select = vec!["uuid".to_owned()];
-        api.update_collection(uuid, &update, None).await?;
-        return Ok(api.collection(uuid, select, manifest).await?);
-    }
-    Ok(api.update_collection(uuid, &update, manifest).await?)
-}
-
-/// A change that is answered without the manifest.
-fn summarised() -> CollectionUpdate {
-    let select = SUMMARY.iter().map(|name| (*name).to_owned()).collect();
-    CollectionUpdate { select, ..CollectionUpdate::default() }
 }
 
 fn saved(base: Base, target: Target, reach: Reach) -> Saved {
     let Target { files, left, .. } = target;
     Saved { base: Arc::new(base), files, left, reach }
-}
-
-/// Has nobody changed the collection since? (A preparation of ours changes neither.)
-fn is_same(now: &Record<Collection>, before: &Record<Collection>) -> bool {
-    now.portable_data_hash == before.portable_data_hash && now.version == before.version
 }
 
 pub(super) fn unix_now() -> u64 {
