@@ -9,6 +9,7 @@ use crate::actors::collection::moving::Transit;
 use crate::actors::collection::saving::{Files, Need};
 use crate::actors::collection::{CollectionCell, CollectionState};
 use crate::actors::{Error, Supervisor};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Moves that are not over, with the collections that they go to.
@@ -46,8 +47,14 @@ impl Pending {
         pending
     }
 
-    fn has(&self, transit: &Arc<Transit>) -> bool {
-        self.transits.iter().any(|other| Arc::ptr_eq(other, transit))
+    /// Takes note of how things are now. Whether one of the moves has ended: those that others have begun meanwhile do not count, or
+    /// this would go on for as long as they do.
+    fn has_come_further(&mut self, now: Pending) -> bool {
+        let addresses: HashSet<usize> = now.transits.iter().map(|transit| Arc::as_ptr(transit).addr()).collect();
+        let before = self.transits.len();
+        self.transits.retain(|transit| addresses.contains(&Arc::as_ptr(transit).addr()));
+        self.targets = now.targets;
+        self.transits.len() < before
     }
 }
 
@@ -74,9 +81,7 @@ impl Supervisor {
             if !is_left {
                 return Ok(state);
             }
-            let after = Pending::of(cell);
-            if before.transits.iter().any(|transit| !after.has(transit)) {
-                before = after;
+            if before.has_come_further(Pending::of(cell)) {
                 continue;
             }
             return match refused {
@@ -94,5 +99,24 @@ impl Supervisor {
                 None => Err(Error::Busy),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moves_of_others_that_come_and_go_are_no_progress() {
+        let (refused, ended) = (Transit::nowhere(), Transit::nowhere());
+        let pending = |transits: &[&Arc<Transit>]| Pending {
+            transits: transits.iter().map(|transit| (*transit).clone()).collect(),
+            targets: Vec::new(),
+        };
+        let mut before = pending(&[&refused, &ended]);
+        assert!(before.has_come_further(pending(&[&refused, &Transit::nowhere()])));
+        assert!(!before.has_come_further(pending(&[&refused, &Transit::nowhere()])), "the one that came has gone");
+        assert!(!before.has_come_further(pending(&[&refused])));
+        assert!(before.has_come_further(pending(&[])));
     }
 }

@@ -156,17 +156,10 @@ fn check_name(name: &str) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Program {
-        #[command(flatten)]
-        arguments: Arguments,
-    }
 
     fn layout_of(line: &str) -> Result<Layout, u8> {
-        let words = std::iter::once("arv-mount").chain(line.split_whitespace()).chain(["m"]);
-        layout(&Program::parse_from(words).arguments).map_err(|refusal| refusal.status)
+        let arguments = arguments::parse(&format!("{line} m")).expect("valid");
+        layout(&arguments).map_err(|refusal| refusal.status)
     }
 
     #[test]

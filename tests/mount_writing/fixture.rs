@@ -36,6 +36,14 @@ impl Fixture {
         fixture
     }
 
+    /// Mounts again, as the same user.
+    pub fn start_with_another_token(&mut self) {
+        let token = self.cluster.new_token();
+        assert_ne!(token, self.writer.token());
+        self.writer.use_token(&token);
+        self.writer.start_again();
+    }
+
     pub fn path(&self) -> PathBuf {
         self.writer.collection(&self.made.uuid)
     }

@@ -152,9 +152,7 @@ fn what_was_moved_and_not_saved_is_saved_by_a_mount_with_another_token() {
     fs::rename(fixture.path().join("d"), other.join("tree")).unwrap();
     fixture.writer.kill();
     fixture.writer.clear();
-    let token = fixture.cluster.new_token();
-    fixture.writer.use_token(&token);
-    fixture.writer.start_again();
+    fixture.start_with_another_token();
     assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
     until("the move to be saved", || {
         fixture.client.has(&uuid, "moved", b"first") && fixture.client.has(&uuid, "tree/b", b"second")

@@ -221,10 +221,7 @@ fn unsaved_data_of_a_killed_mount_are_saved_with_another_token() {
         fixture.writer.kill();
         fixture.writer.clear();
         fixture.refuse_saves(0);
-        let token = fixture.cluster.new_token();
-        assert_ne!(token, fixture.writer.token());
-        fixture.writer.use_token(&token);
-        fixture.writer.start_again();
+        fixture.start_with_another_token();
         for (name, data) in &expected {
             assert!(fs::read(path.join(name)).unwrap() == *data, "{mode}: {name} can be read");
         }
@@ -245,9 +242,7 @@ fn killed_mount_that_had_not_saved_for_long_leaves_all_to_one_with_another_token
     until_journals_have_all(&fixture);
     fixture.writer.kill();
     fixture.writer.clear();
-    let token = fixture.cluster.new_token();
-    fixture.writer.use_token(&token);
-    fixture.writer.start_again();
+    fixture.start_with_another_token();
     until("all to be saved", || all_is_saved(&fixture, &expected));
     fixture.writer.unmount_well();
 }
@@ -267,9 +262,7 @@ fn mount_that_cannot_save_at_its_end_leaves_all_to_one_with_another_token() {
         fixture.refuse_saves(401);
         assert!(!fixture.writer.unmount().success(), "{mode}");
         fixture.refuse_saves(0);
-        let token = fixture.cluster.new_token();
-        fixture.writer.use_token(&token);
-        fixture.writer.start_again();
+        fixture.start_with_another_token();
         until("all to be saved", || all_is_saved(&fixture, &expected));
         fixture.writer.unmount_well();
     }
@@ -287,9 +280,7 @@ fn file_whose_blocks_another_token_cannot_save_holds_back_no_other() {
     fixture.writer.clear();
     fixture.refuse_saves(0);
     let old = fixture.writer.token().to_owned();
-    let token = fixture.cluster.new_token();
-    fixture.writer.use_token(&token);
-    fixture.writer.start_again();
+    fixture.start_with_another_token();
     let mut without = expected.clone();
     without.remove("large");
     until("the others to be saved", || all_is_saved(&fixture, &without));

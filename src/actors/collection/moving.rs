@@ -40,6 +40,11 @@ impl Transit {
         Arc::new(Transit { source, target, has_arrived: AtomicBool::new(false) })
     }
 
+    #[cfg(test)]
+    pub(in crate::actors) fn nowhere() -> Arc<Transit> {
+        Arc::new(Transit { source: Weak::new(), target: Weak::new(), has_arrived: AtomicBool::new(false) })
+    }
+
     pub(super) fn has_arrived(&self) -> bool {
         self.has_arrived.load(Ordering::Acquire)
     }
@@ -94,6 +99,11 @@ impl Moves {
     /// The moves away from here that are held back.
     pub(in crate::actors) fn leaving(&self) -> Vec<Arc<Transit>> {
         self.lists().leaving.iter().map(|(_, transit)| transit.clone()).collect()
+    }
+
+    /// Is anything on its way here?
+    pub(super) fn expects_any(&self) -> bool {
+        !self.lists().arriving.is_empty()
     }
 
     /// Where what was taken away at these paths has gone.
@@ -251,7 +261,7 @@ mod tests {
     use super::*;
 
     fn transit() -> Arc<Transit> {
-        Arc::new(Transit { source: Weak::new(), target: Weak::new(), has_arrived: AtomicBool::new(false) })
+        Transit::nowhere()
     }
 
     fn touched(paths: &[&str]) -> Touched {

@@ -475,7 +475,12 @@ impl CollectionActor {
             self.local.journal.waiters.push(Box::new(|_| {}));
             self.write_journal(context);
         }
-        if self.local.is_clean() && self.local.waiters.is_empty() {
+        self.rest_when_done();
+    }
+
+    /// Nothing here needs the actor any more, unless it does: what was moved here may still wait for what was moved on.
+    fn rest_when_done(&mut self) {
+        if self.local.is_quiet() && !self.cell.shared().moves.expects_any() {
             self.local.keeps = None;
         }
     }
@@ -484,6 +489,7 @@ impl CollectionActor {
     pub(super) fn look_at_moves(&mut self, context: &mut Context<Self>) {
         let is_any = self.let_go();
         self.tell_arrivals();
+        self.rest_when_done();
         if is_any {
             self.after_change(context);
         }

@@ -337,20 +337,22 @@ fn encoding(text: &str) -> Result<String, String> {
     }
 }
 
+/// What these words, separated by blanks, come to.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(super) fn parse(words: &str) -> Result<Arguments, clap::Error> {
     use clap::Parser;
 
-    #[derive(Parser, Debug)]
+    #[derive(Parser)]
     struct Program {
         #[command(flatten)]
         arguments: Arguments,
     }
+    Program::try_parse_from(std::iter::once("arv-mount").chain(words.split_whitespace())).map(|it| it.arguments)
+}
 
-    fn parse(words: &str) -> Result<Arguments, clap::Error> {
-        Program::try_parse_from(std::iter::once("arv-mount").chain(words.split_whitespace())).map(|it| it.arguments)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn command_line_of_crunch_run_is_accepted() {

@@ -88,17 +88,11 @@ fn lowest(hierarchy: &Hierarchy, group: &Path, file: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use crate::cli::mount::arguments;
     use std::fs;
 
-    #[derive(Parser)]
-    struct Program {
-        #[command(flatten)]
-        arguments: Arguments,
-    }
-
     fn limit_of(line: &str) -> usize {
-        limit(&Program::parse_from(std::iter::once("arv-mount").chain(line.split_whitespace()).chain(["m"])).arguments)
+        limit(&arguments::parse(&format!("{line} m")).expect("valid"))
     }
 
     #[test]

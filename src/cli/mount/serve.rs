@@ -281,16 +281,10 @@ async fn after(mounted: &Mounted, ended: std::io::Result<()>) -> Result<ExitCode
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Program {
-        #[command(flatten)]
-        arguments: Arguments,
-    }
+    use crate::cli::mount::arguments;
 
     fn parse(line: &str) -> Arguments {
-        Program::parse_from(std::iter::once("arv-mount").chain(line.split_whitespace()).chain(["m"])).arguments
+        arguments::parse(&format!("{line} m")).expect("valid")
     }
 
     #[test]
