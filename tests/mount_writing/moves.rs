@@ -181,10 +181,40 @@ fn what_a_second_mount_left_does_not_wait_for_the_target_of_a_move_that_is_refus
     fixture.writer.start_again();
     until("what the second left to be saved", || fixture.server_has("new", b"of the second mount"));
     assert!(fixture.server_has("a", b"first"), "in both collections rather than in none");
-    assert_eq!(fs::read(other.join("moved")).unwrap(), b"first");
+    assert_eq!((names(&path), fs::read(other.join("moved")).unwrap()), (strings(&["d", "new"]), b"first".to_vec()));
     fixture.control("faults", json!({"api": []}));
     until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first"));
     fixture.writer.unmount_well();
+    assert_eq!(fixture.server_names(), ["d/b", "new"]);
+}
+
+#[test]
+fn what_was_moved_away_before_two_kills_is_in_its_new_collection_only() {
+    if !is_ours() {
+        return;
+    }
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:60", "--retries=0"]);
+    let path = fixture.path();
+    fs::rename(path.join("a"), other.join("moved")).unwrap();
+    fs::rename(other.join("taken"), path.join("came")).unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.control("faults", json!({"api": [{"method": ["PUT", "PATCH"], "path": "/collections/", "status": 403}]}));
+    fixture.writer.start_again();
+    save(&path.join("new"), b"new").unwrap();
+    save(&other.join("new"), b"new").unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.control("faults", json!({"api": []}));
+    fixture.writer.start_again();
+    let expected = (strings(&["came", "d", "new"]), strings(&["full", "moved", "new"]));
+    assert_eq!((names(&path), names(&other)), expected);
+    fixture.writer.unmount_well();
+    let files: Vec<String> = fixture.client.files(&uuid).into_keys().collect();
+    assert_eq!(
+        (fixture.server_names(), files),
+        (strings(&["came", "d/b", "new"]), strings(&["full/x", "moved", "new"]))
+    );
 }
 
 #[test]

@@ -6,12 +6,15 @@
 //! have moved something to each other; then the last place of what was moved back and forth is not known, and none of them waits
 //! for more than the next one.
 //!
-//! Journals of one collection are taken over one after the other, and none may wait for what comes after it: where a later one has
-//! something of the collection, too, the removal is not made at all. Then what was moved is in both collections, never in none.
+//! Journals of one collection are taken over one after the other, and none may wait for what comes after it. So a removal that is to be
+//! held back is the business of the last journal that has something of the collection: it is written down there ([`carry`]) unless
+//! that, or one in between, says itself what became of the path. Where it cannot be, or something was made since where it was
+//! taken away, it is not held back.
 
 use crate::actors::Supervisor;
+use crate::actors::collection::aside::is_below;
 use crate::actors::collection::moving::Transit;
-use crate::journal::{Change, Sequence};
+use crate::journal::{Change, Operation, Recovered, Sequence};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -24,15 +27,15 @@ pub struct Unfinished {
     pub(super) arriving: Vec<(Arc<Transit>, Vec<Arc<Transit>>)>,
     /// Where that came from. They name its blocks, and the server signs those for whoever may read them.
     pub(super) sources: Vec<String>,
-    /// What was moved away and stays here as well.
-    stays: BTreeSet<Vec<u8>>,
+    /// What was moved away and is a later journal's business.
+    carried: BTreeSet<Vec<u8>>,
 }
 
 impl Unfinished {
-    /// Without the removals that are not made.
-    pub fn without_what_stays(&self, changes: Vec<(Sequence, Change)>) -> Vec<(Sequence, Change)> {
-        let is_made = |change: &Change| change.moved_to.is_none() || !self.stays.contains(change.operation.path());
-        changes.into_iter().filter(|(_, change)| is_made(change)).collect()
+    /// Without the removals that a later journal has.
+    pub fn without_carried(&self, changes: Vec<(Sequence, Change)>) -> Vec<(Sequence, Change)> {
+        let is_own = |change: &Change| change.moved_to.is_none() || !self.carried.contains(change.operation.path());
+        changes.into_iter().filter(|(_, change)| is_own(change)).collect()
     }
 }
 
@@ -44,21 +47,21 @@ pub type Collections = BTreeMap<String, Vec<(Sequence, Change)>>;
 pub struct UnfinishedMoves(HashMap<(usize, String), Unfinished>);
 
 impl UnfinishedMoves {
-    /// In the order of the journals.
-    pub fn of(supervisor: &Supervisor, journals: &[&Collections]) -> UnfinishedMoves {
+    /// In the order of the journals. Blocking, but short.
+    pub fn of(supervisor: &Supervisor, recovered: &mut [Recovered]) -> UnfinishedMoves {
         let mut moves = UnfinishedMoves::default();
+        for (journal, source, path) in carry(recovered) {
+            moves.0.entry((journal, source)).or_default().carried.insert(path);
+        }
+        let journals: Vec<&Collections> = recovered.iter().map(|found| &found.collections).collect();
+        let journals = &journals[..];
         let all = moves_of(journals);
         let ways: BTreeSet<_> = all.iter().map(|edge| (edge.journal, edge.target, edge.source)).collect();
         for (journal, target, source) in ways {
             moves.0.entry((journal, target.to_owned())).or_default().sources.push(source.to_owned());
         }
-        let (later, edges): (Vec<_>, Vec<_>) = all.into_iter().partition(|edge| {
-            journals.iter().skip(edge.journal + 1).any(|collections| collections.contains_key(edge.source))
-        });
-        for edge in later {
-            let stays = &mut moves.0.entry((edge.journal, edge.source.to_owned())).or_default().stays;
-            stays.insert(edge.path.to_vec());
-        }
+        let is_last = |edge: &Edge| last_of(journals, edge.source) == Some(edge.journal);
+        let edges: Vec<_> = all.into_iter().filter(is_last).collect();
         let graph: BTreeSet<(&str, &str)> = edges.iter().map(|edge| (edge.source, edge.target)).collect();
         let cell = |uuid: &str| supervisor.collection(uuid);
         let transits: Vec<_> =
@@ -69,7 +72,7 @@ impl UnfinishedMoves {
             let onward = edges.iter().zip(&transits).filter(|(other, _)| is_onward(&graph, edge, other));
             let onward = onward.map(|(_, transit)| transit.clone()).collect();
             // What the last journal has of it is saved last.
-            let last = journals.iter().rposition(|collections| collections.contains_key(edge.target));
+            let last = last_of(journals, edge.target);
             let arriving = &mut moves.0.entry((last.unwrap_or_default(), edge.target.to_owned())).or_default().arriving;
             arriving.push((transit.clone(), onward));
         }
@@ -88,6 +91,82 @@ struct Edge<'c> {
     source: &'c str,
     path: &'c [u8],
     target: &'c str,
+}
+
+fn last_of(journals: &[&Collections], uuid: &str) -> Option<usize> {
+    journals.iter().rposition(|collections| collections.contains_key(uuid))
+}
+
+/// Makes removals that are to be held back the business of the last journal of their collection. Returns those which are now, with
+/// the number of the journal that had them.
+fn carry(recovered: &mut [Recovered]) -> Vec<(usize, String, Vec<u8>)> {
+    let journals: Vec<&Collections> = recovered.iter().map(|found| &found.collections).collect();
+    let ids: Vec<String> = recovered.iter().map(|found| found.journal.id()).collect();
+    let mut wanted = Vec::new();
+    for edge in moves_of(&journals) {
+        let Some(last) = last_of(&journals, edge.source).filter(|last| *last > edge.journal) else { continue };
+        let later = journals[edge.journal + 1..=last].iter().filter_map(|collections| collections.get(edge.source));
+        let fate = Fate::of(edge.path, later.flatten().map(|(_, change)| change));
+        let is_it =
+            |(_, change): &&(Sequence, Change)| change.moved_to.is_some() && change.operation.path() == edge.path;
+        let change = journals[edge.journal][edge.source].iter().rev().find(is_it).map(|(_, change)| change.clone());
+        wanted.extend(change.map(|change| (edge.journal, last, edge.source.to_owned(), fate, change)));
+    }
+    let mut carried = Vec::new();
+    for (from, last, source, fate, mut change) in wanted {
+        let path = change.operation.path().to_vec();
+        match fate {
+            Fate::Occupied => continue,
+            Fate::Told => {}
+            Fate::Unknown => {
+                let journal = &recovered[last].journal;
+                change.state = journal.reach(&source).0;
+                change.after.extend(ids[..last].iter().cloned());
+                match journal.append(&source, &change, true) {
+                    Ok(sequence) => {
+                        recovered[last].collections.entry(source.clone()).or_default().push((sequence, change))
+                    }
+                    Err(error) => {
+                        tracing::warn!(collection = source, %error, "cannot note in a journal what was moved away");
+                        continue;
+                    }
+                }
+            }
+        }
+        if let Some(changes) = recovered[from].collections.get_mut(&source) {
+            changes.retain(|(_, change)| change.moved_to.is_none() || change.operation.path() != path);
+        }
+        carried.push((from, source, path));
+    }
+    carried
+}
+
+/// What later journals say of a path from which something was moved away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Nothing.
+    Unknown,
+    /// What is there now, or that it, or what it was in, was removed.
+    Told,
+    /// Something was made below it.
+    Occupied,
+}
+
+impl Fate {
+    fn of<'c>(path: &[u8], later: impl Iterator<Item = &'c Change>) -> Fate {
+        let mut fate = Fate::Unknown;
+        for change in later {
+            let other = change.operation.path();
+            let is_removal = matches!(change.operation, Operation::Remove { .. });
+            if is_below(other, path) && !is_removal {
+                return Fate::Occupied;
+            }
+            if other == path || (is_removal && (other.is_empty() || is_below(path, other))) {
+                fate = Fate::Told;
+            }
+        }
+        fate
+    }
 }
 
 fn moves_of<'c>(journals: &[&'c Collections]) -> Vec<Edge<'c>> {
@@ -128,7 +207,7 @@ fn leads_to(graph: &BTreeSet<(&str, &str)>, from: &str, to: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Operation;
+    use crate::journal::{Info, Journal};
     use chrono::Utc;
 
     fn removed(path: &str, moved_to: Option<&str>) -> Change {
@@ -140,6 +219,10 @@ mod tests {
             after: Vec::new(),
             moved_to: moved_to.map(str::to_owned),
         }
+    }
+
+    fn made(path: &str) -> Change {
+        Change { operation: Operation::MakeDirectory { path: path.into() }, ..removed(path, None) }
     }
 
     fn collections<const N: usize>(changes: [(&str, Change); N]) -> Collections {
@@ -165,13 +248,40 @@ mod tests {
     }
 
     #[test]
-    fn what_was_moved_away_stays_where_a_later_journal_has_something_of_the_collection() {
-        let mine = [("a", removed("x", Some("b"))), ("b", removed("other", None))];
-        let unfinished = Unfinished { stays: [b"x".to_vec()].into(), ..Unfinished::default() };
-        let [(_, moved), (_, other)] = mine;
-        let changes = vec![(Sequence(1), moved), (Sequence(2), removed("x", None)), (Sequence(3), other)];
-        let left: Vec<_> = unfinished.without_what_stays(changes).iter().map(|(sequence, _)| sequence.0).collect();
-        assert_eq!(left, [2, 3]);
+    fn removal_that_is_held_back_is_the_business_of_the_last_journal_of_its_collection() {
+        let directory = tempfile::tempdir().unwrap();
+        let account = directory.path().join("account");
+        let info = Info::of_process(std::path::Path::new("/mnt"));
+        let journals = [
+            vec![("a", removed("x", Some("b"))), ("a", removed("y", Some("b"))), ("a", removed("z", Some("b")))],
+            vec![("a", removed("y", Some("c"))), ("a", made("z/new")), ("b", removed("other", None))],
+        ];
+        for changes in journals {
+            let journal = Journal::create(&account, &info, u64::MAX).unwrap();
+            for (collection, change) in changes {
+                journal.append(collection, &change, false).unwrap();
+            }
+        }
+        let recover = || {
+            let mut recovered = Journal::recover(&account).unwrap();
+            recovered.sort_by_key(|found| found.collections.contains_key("b"));
+            recovered
+        };
+        let paths = |found: &Recovered| {
+            let paths = found.collections["a"].iter().map(|(_, change)| change.operation.path().to_vec());
+            paths.map(|path| String::from_utf8(path).unwrap()).collect::<Vec<_>>()
+        };
+        let mut recovered = recover();
+        let carried = [(0, "a".to_owned(), b"x".to_vec()), (0, "a".to_owned(), b"y".to_vec())];
+        assert_eq!(carry(&mut recovered), carried);
+        assert_eq!(
+            (paths(&recovered[0]), paths(&recovered[1])),
+            (vec!["z".into()], vec!["y".into(), "z/new".into(), "x".into()])
+        );
+        drop(recovered);
+        let mut again = recover();
+        assert_eq!(carry(&mut again), carried, "it was written down");
+        assert_eq!(paths(&again[1]).len(), 3, "once");
     }
 
     #[test]

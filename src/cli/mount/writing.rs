@@ -7,7 +7,7 @@ use crate::actors::collection::copying::Copies;
 use crate::actors::collection::earlier::Earlier;
 use crate::actors::collection::housekeeper::Housekeeper;
 use crate::actors::collection::saving::{Files, Need};
-use crate::actors::collection::unfinished::{Collections, UnfinishedMoves};
+use crate::actors::collection::unfinished::UnfinishedMoves;
 use crate::actors::collection::{Left, Writing};
 use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget, OVERHEAD};
@@ -128,10 +128,9 @@ fn open_journal(
 /// Takes over what mounts that were killed had not saved, and saves it before anybody can change it, as far as that can be done in
 /// [`RECOVERY`]. What the cluster does not take shows all the same; what it does not even answer for shows when it does. Both are
 /// saved in the background, and their journals stay until then. Returns who does that.
-pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
+pub(super) async fn recover(supervisor: &Arc<Supervisor>, mut recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
     let mut collections: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    let journals: Vec<&Collections> = recovered.iter().map(|found| &found.collections).collect();
-    let mut moves = UnfinishedMoves::of(supervisor, &journals);
+    let mut moves = tokio::task::block_in_place(|| UnfinishedMoves::of(supervisor, &mut recovered));
     for (number, mut found) in recovered.into_iter().enumerate() {
         let id = found.journal.id();
         if let Some(damage) = &found.damage {
@@ -158,7 +157,7 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, recovered: Vec<Recover
             );
             let sent = found.sent.remove(&uuid).unwrap_or_default();
             let moves = moves.take(number, &uuid);
-            let changes = moves.without_what_stays(changes);
+            let changes = moves.without_carried(changes);
             let left = Arc::new(Left { changes, sent, scratch: scratch.clone(), journal: journal.clone(), moves });
             collections.entry(uuid).or_default().push((journal.clone(), left));
         }
@@ -226,7 +225,7 @@ fn reread(journal: &Journal, uuid: &str, left: Arc<Left>) -> Arc<Left> {
             let changes = contents.pending.collections.remove(uuid).unwrap_or_default().into_iter().collect();
             let sent = contents.pending.sent.remove(uuid).unwrap_or_default();
             let (scratch, journal, moves) = (left.scratch.clone(), left.journal.clone(), left.moves.clone());
-            let changes = moves.without_what_stays(changes);
+            let changes = moves.without_carried(changes);
             Arc::new(Left { changes, sent, scratch, journal, moves })
         }
         Err(error) => {
