@@ -71,20 +71,32 @@ impl Supervisor {
         loop {
             let mut refused = None;
             for target in &before.targets {
-                if let Err(error) = self.save_alone(target, files, Need::Server).await {
+                // What a journal has of it may not be taken over yet; that does not wait for us.
+                let is_loaded = target.load().is_some();
+                let saved = if is_loaded {
+                    self.save_alone(target, files, Need::Server).await.map(drop)
+                } else {
+                    Err(Error::Busy)
+                };
+                if let Err(error) = saved {
                     refused = Some((target.clone(), error));
                 }
             }
             let state = self.save_alone(cell, files, Need::Server).await?;
             let leaving = cell.shared().moves.leaving();
             let is_left = asked.iter().any(|transit| leaving.iter().any(|other| Arc::ptr_eq(other, transit)));
-            if !is_left {
+            if asked.is_empty() {
                 return Ok(state);
+            }
+            if !is_left {
+                // A move can have ended while the save was under way that was to go before it: then the removal is not in that.
+                return self.save_alone(cell, files, Need::Server).await;
             }
             if before.has_come_further(Pending::of(cell)) {
                 continue;
             }
             return match refused {
+                Some((_, Error::Busy)) => Err(Error::Busy),
                 Some((target, error)) => {
                     tracing::warn!(
                         collection = cell.key(),

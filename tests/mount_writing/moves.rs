@@ -217,6 +217,32 @@ fn what_was_moved_away_before_two_kills_is_in_its_new_collection_only() {
     );
 }
 
+/// The journal of the source is settled for good then.
+#[test]
+fn what_was_moved_away_before_a_kill_is_gone_when_the_next_mount_appears() {
+    if !is_ours() {
+        return;
+    }
+    let (mut fixture, uuid, other) = two_collections(&["--sync=exit"]);
+    fs::rename(fixture.path().join("a"), other.join("moved")).unwrap();
+    save(&fixture.path().join("new"), b"new").unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    // The target comes later than the source, and is saved while that is.
+    let late = json!({"method": ["GET"], "path": uuid, "delay": 0.3, "times": 1});
+    let slow = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "delay": 1.5});
+    fixture.control("faults", json!({"api": [late, slow]}));
+    fixture.writer.start_again();
+    assert_eq!(fixture.server_names(), ["d/b", "new"]);
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.control("faults", json!({"api": []}));
+    fixture.writer.start_again();
+    assert_eq!((names(&fixture.path()), names(&other)), (strings(&["d", "new"]), strings(&["full", "moved", "taken"])));
+    assert!(!fixture.writer.log().contains("ERROR"), "{}", fixture.writer.log());
+    fixture.writer.unmount_well();
+}
+
 #[test]
 fn move_out_of_a_collection_that_cannot_be_saved_outlives_a_kill() {
     if is_ours() {
