@@ -302,8 +302,6 @@ fn collections_that_have_moved_files_to_each_other_are_saved_in_turn() {
     let move_around = |name: &str| {
         // Away and back again, over a third one to the other, and onto each other.
         fs::rename(path.join("d"), other.join("d")).unwrap();
-        // The kernel takes it for the folder that it was until it is told.
-        until("the folder to be the new one", || other.join("d/b").exists());
         fs::create_dir(path.join("d")).unwrap();
         fs::rename(other.join("d/b"), path.join("d/b")).unwrap();
         fs::rename(path.join("a"), third_path.join("a")).unwrap();
@@ -464,6 +462,43 @@ fn move_to_another_collection_obeys_what_is_there() {
     // What was moved is a file like any other.
     append(&other.join("empty/sub/deeper/f"), b"er").unwrap();
     assert!(fixture.client.has(&uuid, "empty/sub/deeper/f", b"deeper"));
+}
+
+/// For a moment the kernel takes it for the folder or file that it was where it came from.
+#[test]
+fn what_was_just_moved_can_be_changed_at_once() {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:60"]);
+    let path = fixture.path();
+    for round in 0..100 {
+        fs::rename(path.join("d"), other.join("d")).unwrap();
+        save(&other.join("d/new"), format!("new {round}").as_bytes()).unwrap();
+        fs::create_dir(other.join("d/made")).unwrap();
+        fs::rename(other.join("d"), path.join("d")).unwrap();
+        fs::rename(path.join("d/new"), path.join("new")).unwrap();
+        fs::remove_dir(path.join("d/made")).unwrap();
+        fs::rename(path.join("new"), other.join("new")).unwrap();
+        append(&other.join("new"), b", and more").unwrap();
+        assert_eq!(fs::read_to_string(other.join("new")).unwrap(), format!("new {round}, and more"));
+    }
+    fixture.writer.unmount_well();
+    assert_eq!(fixture.server_names(), ["a", "d/b"]);
+    assert!(fixture.client.has(&uuid, "new", b"new 99, and more"));
+}
+
+#[test]
+fn what_was_moved_while_it_was_read_is_not_written_to_where_it_was() {
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:60"]);
+    let path = fixture.path();
+    save(&path.join("a"), b"not saved").unwrap();
+    let file = fs::File::open(path.join("a")).unwrap();
+    fs::rename(path.join("a"), other.join("a")).unwrap();
+    // As whoever opens it before the kernel knows.
+    let as_it_was = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
+    assert_eq!(errno(append(&as_it_was, b", and lost")), libc::ESTALE);
+    assert_eq!(std::io::read_to_string(file).unwrap(), "not saved", "who reads it goes on");
+    append(&other.join("a"), b", and more").unwrap();
+    fixture.writer.unmount_well();
+    assert!(fixture.client.has(&uuid, "a", b"not saved, and more"));
 }
 
 /// `mv` copies then, and its source lives on for whoever has it open, as on any file system.

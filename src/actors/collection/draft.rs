@@ -22,6 +22,8 @@ pub struct Draft {
     saved: AtomicU64,
     /// How often it had been written to by then.
     saved_writes: AtomicU64,
+    /// The file belongs to another collection now.
+    is_handed_over: AtomicBool,
 }
 
 impl Draft {
@@ -34,6 +36,7 @@ impl Draft {
             is_promised: AtomicBool::new(false),
             saved,
             saved_writes,
+            is_handed_over: AtomicBool::new(false),
         }
     }
 
@@ -54,6 +57,15 @@ impl Draft {
     /// Returns whether that was the last one.
     pub(super) fn remove_writer(&self) -> bool {
         self.writers.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// From now on its bytes are another collection's. Who has it open for reading goes on; a write would be nobody's.
+    pub(super) fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Ordering::Acquire)
     }
 
     pub fn is_open(&self) -> bool {

@@ -105,7 +105,9 @@ impl Edit {
         if !self.snapshot().is_directory(node) {
             return Err(Error::NotADirectory);
         }
-        if self.snapshot().is_linked(node) { Ok(node) } else { Err(Error::NotFound) }
+        // The kernel does not ask for anything in what it knows to be removed. What another client removed, or what was moved to
+        // another collection, it looks for once more after this error.
+        if self.snapshot().is_linked(node) { Ok(node) } else { Err(Error::Gone) }
     }
 
     fn path(&self, directory: NodeId, name: &[u8]) -> Vec<u8> {
@@ -243,6 +245,7 @@ impl CollectionActor {
                     self.keep_unseen(&mut edit, node, now)?;
                 }
                 let known = match known {
+                    Some(known) if known.is_handed_over() => return Err(Error::Gone),
                     Some(known) => known,
                     None if edit.snapshot().is_linked(node) => {
                         let modified = edit.state.modified(number);
@@ -352,7 +355,7 @@ impl CollectionActor {
                 if !crate::tree::same_content(&moved.state.snapshot, moved.node, edit.snapshot(), node) {
                     return Err(Error::Busy);
                 }
-                let mut drafts = Vec::new();
+                let mut drafts: Vec<(u32, Arc<Draft>)> = Vec::new();
                 for (_, below) in files_below(&moved) {
                     let number = moved.state.number(below);
                     let Some(draft) = edit.state.draft(number) else { continue };
@@ -361,7 +364,7 @@ impl CollectionActor {
                     if draft.is_open() || (draft.is_changed() && !handed_over) {
                         return Err(Error::Busy);
                     }
-                    drafts.push(number);
+                    drafts.push((number, draft.clone()));
                 }
                 let path = edit.path(directory, &name);
                 self.check_not_held(&path)?;
@@ -369,8 +372,9 @@ impl CollectionActor {
                 taken = Some((path.clone(), moved.transit));
                 edit.touch(path, Depth::Entry);
                 edit.stamp(directory, now);
-                for number in drafts {
+                for (number, draft) in drafts {
                     // Its bytes belong to the other collection now: nothing is discarded.
+                    draft.hand_over();
                     if !self.cell.shared().open.contains(number) {
                         edit.state.drafts.remove(&number);
                     }

@@ -452,7 +452,9 @@ impl Site {
         let transit = Transit::between(cell, to_cell);
         let moved = loop {
             let state = self.supervisor.collection_state(cell, false).await?;
-            let directory = state.node(from).ok_or(Error::Stale)?;
+            // The kernel may take it for the folder that it was, see below.
+            let is_linked = |node: &NodeId| state.snapshot.is_linked(*node);
+            let directory = state.node(from).filter(is_linked).ok_or(Error::Stale)?;
             let node = state.snapshot.lookup(directory, name).ok_or(Error::NotFound)?;
             let moved = Moved { state: state.clone(), node, transit: transit.clone() };
             let place = Operation::Place { parent: to, name: new_name.to_vec(), moved: moved.clone(), keep };
