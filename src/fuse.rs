@@ -117,7 +117,7 @@ pub async fn mount<F: FileSystem>(
     }
     let (begun, tree) = match begun {
         Some(begun) => begun,
-        None => (begin(path).await?, None),
+        None => (begin_at(path, &begin).await?, None),
     };
     let notifier = Notifier::start(begun.device, requests)?;
     let ending = notifier.clone();
@@ -140,6 +140,23 @@ pub async fn mount<F: FileSystem>(
         tokio::task::spawn_blocking(move || tree.replace(&path)).await??;
     }
     Ok(mounted)
+}
+
+/// Begins at a place where a mount whose process was killed may be in the way. Nobody can use that, so it goes.
+async fn begin_at(path: &Path, begin: impl AsyncFn(&Path) -> std::io::Result<Begun>) -> std::io::Result<Begun> {
+    loop {
+        match begin(path).await {
+            Err(error) if is_dead(&error) && mountpoint::unmount_dead(path).map_err(std::io::Error::other)? => {
+                tracing::warn!(mount = %path.display(), "a mount that has died was still here: it was taken away");
+            }
+            result => return result,
+        }
+    }
+}
+
+/// What the kernel says of a mount that nobody serves any more.
+fn is_dead(error: &std::io::Error) -> bool {
+    [Some(libc::ENOTCONN), Some(libc::ECONNABORTED)].contains(&error.raw_os_error())
 }
 
 /// A session with the kernel that has just begun.
@@ -211,7 +228,7 @@ impl Mounted {
         // Opening asks who serves it; attributes the kernel may know from before.
         let look = tokio::task::spawn_blocking(move || std::fs::read_dir(path));
         let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(1), look).await else { return false };
-        [Some(libc::ENOTCONN), Some(libc::ECONNABORTED)].contains(&error.raw_os_error())
+        is_dead(&error)
     }
 
     /// Takes it out of the tree, whoever uses it.

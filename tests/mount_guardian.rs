@@ -127,6 +127,27 @@ fn mount_killed_under_load_leaves_nobody_hanging() {
     }
 }
 
+#[test]
+fn mount_takes_the_place_of_one_that_was_killed() {
+    let cluster = Cluster::start();
+    let mut mount = mount_by_id(&cluster, &[]);
+    send(mount.process.id(), Signal::SIGKILL);
+    wait(&mut mount.process, AT_ONCE).expect("it is dead");
+    until("the dead mount", || look(&mount.path()).contains("Transport endpoint is not connected"));
+    let mut command = arvados();
+    command.args(["mount", "--mount-by-id", "again"]).arg(mount.path());
+    let output = run(command.envs(cluster.environment(None)), LIMIT);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("a mount that has died was still here"), "{said}");
+    assert_eq!(look(&mount.path().join("again")), "");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let path = mount.path().to_str().unwrap().to_owned();
+    assert_eq!(mounts.lines().filter(|line| line.contains(&path)).count(), 1, "the dead one is gone");
+    let successor = mount_process(&mount.path()).expect("the new mount");
+    kill(Pid::from_raw(successor as i32), Signal::SIGTERM).unwrap();
+    until("the end of the new mount", || !is_alive(successor));
+}
+
 /// The guardian's reason to be: a thread of the mount that cannot die, here a FUSE device that somebody else still has open,
 /// which is the same to everybody who waits.
 #[test]

@@ -28,6 +28,10 @@ pub enum Error {
     OtherType { path: PathBuf, kind: String },
     #[error("cannot unmount {path} within {seconds} s: {reason}", path = .path.display())]
     TimedOut { path: PathBuf, seconds: f64, reason: String },
+    #[error(
+        "the mount that was here has died and cannot be taken away ({reason}): its owner can, with `arvados mount --unmount`"
+    )]
+    Dead { reason: String },
 }
 
 /// One line of `/proc/self/mountinfo`, as far as it matters here.
@@ -167,6 +171,16 @@ pub fn unmount(path: &Path, subtype: Option<&str>, limit: Duration) -> Result<bo
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// Takes away the uppermost mount at `path` if it is a FUSE mount: the caller has seen that nobody serves it any more. Returns whether
+/// it was there. Errors: [`Error::Dead`].
+pub(super) fn unmount_dead(path: &Path) -> Result<bool, Error> {
+    let is_fuse = uppermost(&list()?, path).is_some_and(|mount| mount.matches(None));
+    if is_fuse {
+        detach(path, true).map_err(|reason| Error::Dead { reason })?;
+    }
+    Ok(is_fuse)
 }
 
 /// Takes away all FUSE mounts at and below `path`, the deepest first.
