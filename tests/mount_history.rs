@@ -12,7 +12,7 @@
 //! path in the moment of our commit, with no earlier sign of it.
 //!
 //! `ARVADOS_HISTORY_ROUNDS` is the number of rounds of 20 seconds for each guard (default 1), `ARVADOS_HISTORY_SEED`
-//! repeats the choices (not the times).
+//! repeats the choices (not the times), `ARVADOS_HISTORY_SYNC` is the mounts' `--sync` (default `close`).
 
 mod mount_support;
 mod support;
@@ -116,7 +116,8 @@ fn history(guard: &str, excuse: impl Fn(&str, &str, &str) -> bool) {
     let seed = Random::seed("ARVADOS_HISTORY_SEED");
     let cluster = Cluster::start_with(&["--faults"]);
     let hanging = (ROUND * (MOST_EFFORT * rounds) as u32 + Duration::from_secs(60)) * 3;
-    let mut options = vec![format!("--commit-guard={guard}"), "--sync=close".into(), "--refresh-time=5".into()];
+    let sync = std::env::var("ARVADOS_HISTORY_SYNC").unwrap_or_else(|_| "close".to_owned());
+    let mut options = vec![format!("--commit-guard={guard}"), format!("--sync={sync}"), "--refresh-time=5".to_owned()];
     // What `arv-mount` takes for 30 seconds by default would leave it no time to write in a short run.
     options.push("--unmount-timeout=10".into());
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
