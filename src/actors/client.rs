@@ -98,9 +98,8 @@ impl Supervisor {
         self.ask(cell, |reply| Save { files, need, reply }).await
     }
 
-    /// Takes over what a mount that was killed had not saved of a collection. Returns what has to stay in the journal because it
-    /// cannot be.
-    pub async fn adopt_journal(&self, uuid: &str, left: &Arc<Left>) -> Result<Vec<Change>, Error> {
+    /// Takes over what mounts that were killed had not saved of a collection, as [`collection::Recover`] says.
+    pub async fn adopt_journals(&self, uuid: &str, left: &Arc<[Arc<Left>]>) -> Result<Vec<Vec<Change>>, Error> {
         let cell = self.collection(uuid);
         self.collection_state(&cell, false).await?;
         let message = |reply| collection::Recover { left: left.clone(), reply };

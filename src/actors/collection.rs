@@ -33,7 +33,8 @@
 //! | [`sent`] | saves of which it is not known whether they arrived |
 //! | [`journaling`] | when the journal is written |
 //! | [`copying`] | bytes of what is in Keep, for the journal |
-//! | [`recording`] | what the journal is told, and replaying it |
+//! | [`recording`] | what the journal is told |
+//! | [`replaying`] | what is made of that after a crash |
 //! | [`recovering`] | taking over what a killed mount has left |
 //! | [`unfinished`] | moves that a killed mount had begun |
 
@@ -71,6 +72,7 @@ mod overwritten;
 mod recording;
 pub mod recovering;
 mod renewing;
+mod replaying;
 pub mod saving;
 mod sent;
 mod signing;

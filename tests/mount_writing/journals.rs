@@ -1,6 +1,6 @@
 //! Journals of several mounts that were killed, with changes to the same collection.
 
-use crate::fixture::{Fixture, QUIET};
+use crate::fixture::{Fixture, QUIET, names};
 use crate::mount_support::files::save;
 use crate::mount_support::writer::{Writer, is_ours};
 use crate::support::until;
@@ -84,4 +84,59 @@ fn what_was_written_over_what_an_earlier_mount_left_is_no_conflict() {
     until("the last version to be saved", || fixture.server_has("a", b"of the second mount"));
     assert_eq!(versions(&fixture, "a"), ["of the second mount"]);
     fixture.writer.unmount_well();
+}
+
+/// How many journals there are.
+fn journals(fixture: &Fixture) -> usize {
+    let accounts = fs::read_dir(fixture.writer.journal()).unwrap().flatten();
+    accounts.map(|account| fs::read_dir(account.path()).unwrap().count()).sum()
+}
+
+/// Each has shown what those before it had left, and has gone on from there.
+#[test]
+fn file_that_the_server_refuses_keeps_nothing_waiting_that_later_mounts_have_left() {
+    if !is_ours() {
+        return;
+    }
+    for is_removed in [false, true] {
+        let mut fixture = Fixture::new(&[&["--sync=idle:60", "--retries=0"], &QUIET[..]].concat());
+        let path = fixture.path();
+        fs::create_dir(path.join("folder")).unwrap();
+        for name in ["bad", "both", "folder/gone", "folder/stays"] {
+            save(&path.join(name), b"of the first").unwrap();
+        }
+        fixture.writer.kill();
+        fixture.writer.clear();
+        fixture.refuse_saves(403);
+        fixture.writer.start_again();
+        save(&path.join("second"), b"of the second").unwrap();
+        save(&path.join("both"), b"of the second").unwrap();
+        fs::remove_file(path.join("folder/gone")).unwrap();
+        fs::rename(path.join("folder"), path.join("renamed")).unwrap();
+        fs::remove_file(path.join("a")).unwrap();
+        for mount in ["third", "fourth"] {
+            fixture.writer.kill();
+            fixture.writer.clear();
+            fixture.refuse_text("/bad", 422);
+            fixture.writer.start_again();
+            let mut shown = vec!["bad", "both", "d", "renamed", "second"];
+            shown.extend((mount == "fourth").then_some("third"));
+            assert_eq!(names(&path), shown, "{mount}");
+            assert_eq!(fs::read(path.join("bad")).unwrap(), b"of the first", "{mount}");
+            let mut saved = vec!["both", "d/b", "renamed/stays", "second"];
+            saved.extend((mount == "fourth").then_some("third"));
+            until("all others to be saved", || fixture.server_names() == saved);
+            assert!(fixture.server_has("both", b"of the second") && fixture.server_has("second", b"of the second"));
+            save(&path.join("third"), b"of the third").unwrap();
+        }
+        if is_removed {
+            fs::remove_file(path.join("bad")).unwrap();
+        }
+        fixture.control("faults", json!({"api": []}));
+        let saved = ["bad", "both", "d/b", "renamed/stays", "second", "third"];
+        until("the rest to be saved", || fixture.server_names() == saved[usize::from(is_removed)..]);
+        fixture.writer.unmount_well();
+        assert_eq!(journals(&fixture), 0, "{is_removed}");
+        assert_eq!(fixture.server_names(), saved[usize::from(is_removed)..]);
+    }
 }

@@ -165,6 +165,29 @@ fn mount_that_only_reads_leaves_the_journals_beside_it_alone() {
     assert_eq!(fixture.server_names(), ["a", "new"]);
 }
 
+/// The journal tells of the save for as long as anything else of the collection is in it.
+#[test]
+fn what_others_have_changed_since_a_killed_mount_saved_it_stays_theirs() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--retries=0"]);
+    let path = fixture.path();
+    fixture.refuse_text("/bad", 422);
+    assert_ne!(errno(save(&path.join("bad"), b"refused")), 0);
+    save(&path.join("a"), b"ours").unwrap();
+    assert!(fixture.server_has("a", b"ours"));
+    kill(&mut fixture.writer);
+    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs")]);
+    fixture.writer.start_again();
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"theirs");
+    fixture.control("faults", json!({"api": []}));
+    until("the rest to be saved", || fixture.server_has("bad", b"refused"));
+    fixture.writer.unmount_well();
+    assert!(fixture.server_has("a", b"theirs"));
+    assert_eq!(fixture.server_names(), ["a", "bad", "d/b"]);
+}
+
 /// `O_SYNC` and `O_DSYNC`: each write is as safe as after `fsync`, while the file is still open.
 #[test]
 fn what_was_written_synchronously_outlives_a_kill_right_after() {

@@ -289,6 +289,14 @@ fn file_whose_blocks_another_token_cannot_save_holds_back_no_other() {
     let log = fixture.writer.log();
     let line = log.lines().find(|line| line.contains("this path cannot be saved")).expect(&log);
     assert!(line.contains("large") && line.contains("another token") && !line.contains("medium"), "{line}");
+    // Nor what a later mount leaves.
+    fixture.refuse_saves(401);
+    assert_ne!(errno(save(&path.join("later"), b"later")), 0);
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.refuse_saves(0);
+    fixture.writer.start_again();
+    until("what comes later still", || fixture.server_has("later", b"later"));
     assert!(!fixture.writer.unmount().success(), "something is not saved");
     fixture.writer.use_token(&old);
     fixture.writer.start_again();

@@ -7,8 +7,9 @@
 //! it was taken over.
 //!
 //! Several mounts may have left something of one collection. Those that ran one after the other have taken over what the one before
-//! had left, and say so in their records ([`Change::after`](crate::journal::Change)): what is saved of the earlier one is what the
-//! later one began with, and is noted there before that one's turn comes. Mounts that ran at the same time know nothing of each other,
+//! had left, and say so in their records ([`Change::after`](crate::journal::Change)): they are taken over together
+//! ([`replaying`](super::replaying)). Where a later one has to wait all the same, what is saved of the earlier one is what the later one
+//! began with, and is noted there before that one's turn comes. Mounts that ran at the same time know nothing of each other,
 //! and what one has saved is to the other as the work of any client: noting it there would make that other replace unseen what it never
 //! saw. Nor is noted, in what was not taken over, what users of this mount have changed.
 //!

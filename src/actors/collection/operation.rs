@@ -8,7 +8,7 @@ use crate::actors::collection::merging::OnConflict;
 use crate::actors::collection::moving::Transit;
 use crate::actors::collection::numbers::Time;
 use crate::actors::collection::opened::OpenFiles;
-use crate::actors::collection::recording::{put, remove};
+use crate::actors::collection::replaying::{put, remove};
 use crate::actors::collection::saving::Need;
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::waiting::Waits;

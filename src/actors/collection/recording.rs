@@ -1,24 +1,19 @@
-//! What the journal is told, and what is made of it after a crash.
-//!
-//! A record says what a path is now (a file with its content, a directory, nothing) and what the server had there. So a replay
-//! needs no earlier state: it takes what the server has today, puts back at the recorded paths what it had then, applies
-//! the records, and merges the three.
+//! What the journal is told: what a path is now (a file with its content, a directory, nothing) and what the server has there. What
+//! is made of that after a crash is [`replaying`](super::replaying)'s.
 
 use crate::actors::Error;
 use crate::actors::collection::Writing;
 use crate::actors::collection::draft::Draft;
-use crate::actors::collection::sent;
 use crate::actors::collection::state::CollectionState;
 use crate::dirty::content::{Extent, Source};
-use crate::dirty::{Backing, Content, DirtyFile, Scratch};
-use crate::journal::{Base, Change, Journal, Operation, Piece as RecordedPiece, Sent, Sequence};
+use crate::dirty::{Backing, Content, DirtyFile};
+use crate::journal::{Base, Change, Journal, Operation, Piece as RecordedPiece, Sequence};
+use crate::keep::Locator;
 use crate::keep::manifest::Piece;
-use crate::keep::{BlockHash, Locator};
-use crate::remote::keep::PutRequest;
 use crate::tree::commit::{Depth, Touched};
-use crate::tree::{Editor, NodeId, Snapshot, same_content};
+use crate::tree::{NodeId, Snapshot};
 use chrono::Utc;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Files with at most so many bytes that no commit has named have them in the record itself: below this, a file of its own costs
@@ -232,265 +227,6 @@ fn stored(snapshot: &Snapshot, node: NodeId) -> Content {
     Content { size: snapshot.size(node), backing: None, extents: snapshot.pieces(node).map(extent).collect() }
 }
 
-/// A journal's changes to one collection, on top of what the server has today.
-pub(super) struct Replayed {
-    /// What the server had when they were made.
-    pub(super) base: Snapshot,
-    pub(super) mine: Snapshot,
-    pub(super) drafts: Vec<(NodeId, Arc<Draft>)>,
-    pub(super) touched: Touched,
-    /// What could not be applied because the bytes are not to be had, with what was recorded together with it: there the server
-    /// keeps what it has.
-    pub(super) kept: Vec<Change>,
-}
-
-/// Which change, in the order of states, was the last one to a path or to something that decides over it.
-#[derive(Default)]
-struct Newest<'c>(BTreeMap<&'c [u8], (u64, bool)>);
-
-impl<'c> Newest<'c> {
-    fn of(changes: &'c [(Sequence, Change)]) -> Newest<'c> {
-        let mut newest = Newest::default();
-        for (_, change) in changes {
-            let removes = matches!(change.operation, Operation::Remove { .. });
-            let known = newest.0.entry(change.operation.path()).or_default();
-            *known = (known.0.max(change.state), known.1 || removes);
-        }
-        newest
-    }
-
-    /// The state of the last change to the path, to a directory above it that was removed, or to anything in it.
-    fn around(&self, path: &[u8]) -> u64 {
-        let own = self.0.get(path).map(|(state, _)| *state);
-        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
-        let above = slashes.chain([&b""[..]]).filter_map(|above| self.0.get(above));
-        let above = above.filter(|(_, removes)| *removes).map(|(state, _)| *state);
-        let inside = [path, b"/"].concat();
-        let below = self.0.range(&inside[..]..).take_while(|(other, _)| other.starts_with(&inside));
-        own.into_iter().chain(above).chain(below.map(|(_, (state, _))| *state)).max().unwrap_or(0)
-    }
-}
-
-/// Applies the changes. `sent`: saves of which the server may have something that is newer than some of the changes; these are left
-/// out, or a file that was removed, and made again and saved, would be removed for good. A file whose bytes cannot be had any more
-/// does not stop the others. Blocking.
-pub(super) fn replay(
-    writing: &Writing,
-    (today, sources): (&Snapshot, &[Snapshot]),
-    (changes, sent): (&[(Sequence, Change)], &[Sent]),
-    scratch: &Arc<Scratch>,
-    request: &PutRequest,
-) -> Result<Replayed, Error> {
-    let mut touched = Touched::default();
-    let mut latest: BTreeMap<&[u8], &Base> = BTreeMap::new();
-    for (_, change) in changes {
-        latest.extend(change.bases.iter().map(|(path, base)| (&path[..], base)));
-    }
-    let mut base = today.edit();
-    for (path, was) in &latest {
-        match was {
-            Base::Absent => remove(&mut base, path)?,
-            Base::Directory => {
-                remove(&mut base, path)?;
-                directories(&mut base, path)?;
-            }
-            Base::File { pieces } => {
-                let pieces = pieces.iter().map(piece).collect::<Result<Vec<_>, Error>>()?;
-                put(&mut base, path, &pieces)?;
-            }
-        }
-    }
-    let base = base.finish();
-    let mut mine = base.edit();
-    let mut contents: BTreeMap<Vec<u8>, (&Content, Option<chrono::DateTime<Utc>>)> = BTreeMap::new();
-    for (_, change) in changes {
-        let path = change.operation.path();
-        match &change.operation {
-            Operation::File { path, content, modified } => {
-                put(&mut mine, path, &[])?;
-                contents.insert(path.clone(), (content, *modified));
-            }
-            Operation::MakeDirectory { path } => drop(directories(&mut mine, path)?),
-            Operation::Remove { path } => {
-                remove(&mut mine, path)?;
-                contents.retain(|other, _| other != path && !is_inside(other, path));
-            }
-            Operation::Rename { from, to } => {
-                touched.touch(to, Depth::Tree);
-                let Some(node) = mine.snapshot().find(from) else { continue };
-                let (source, name) = (mine.snapshot().parent(node), mine.snapshot().name(node).to_vec());
-                let (above, new_name) = split(to);
-                let target = directories(&mut mine, above)?;
-                mine.rename(source, &name, target, new_name)?;
-            }
-            Operation::Modified { .. } => {}
-        }
-        touched.touch(path, Depth::Tree);
-    }
-    let newest = Newest::of(changes);
-    for save in sent {
-        for (path, put_there) in &save.paths {
-            let is_there = save.has_arrived || sent::is_there(today, path, put_there)?;
-            if is_there && newest.around(path) <= save.state {
-                contents.retain(|other, _| other != path && !is_inside(other, path));
-                sent::make(&mut mine, path, put_there)?;
-            }
-        }
-    }
-    for (path, was) in &latest {
-        // It was saved, and is in a later record because something else of it was looked at.
-        if let Base::File { pieces } = was
-            && contents.get(*path).is_some_and(|(content, _)| is_inline_of(content, pieces))
-        {
-            contents.remove(*path);
-            sent::make(&mut mine, path, was)?;
-        }
-    }
-    let mut files = Vec::new();
-    let mut lost: Vec<(Vec<u8>, crate::dirty::Error)> = Vec::new();
-    for (path, (content, modified)) in contents {
-        match writing.store.restore(content, Some(scratch), request.clone()) {
-            Ok(file) => {
-                // What the server has today, here or where a file came from, it has signed for the token of today.
-                let signed = || [today].into_iter().chain(sources);
-                file.sign(|locator| signed().find_map(|snapshot| snapshot.find_locator(locator.hash())));
-                if let Some(modified) = modified {
-                    file.set_modified(modified);
-                }
-                files.push((path, file));
-            }
-            Err(error) if error.is_of_the_file() => lost.push((path, error)),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let kept = keep_back(changes, &lost, &base, &mut mine, &mut touched)?;
-    let is_kept = |path: &[u8]| kept.iter().any(|change: &Change| change.operation.path() == path);
-    let mut drafts = Vec::new();
-    for (path, file) in files {
-        if let Some(node) = mine.snapshot().find(&path).filter(|_| !is_kept(&path)) {
-            let is_as_before = is_as_before(&base, &path, &file)?;
-            drafts.push((node, Arc::new(if is_as_before { Draft::touched(file) } else { Draft::unsaved(file) })));
-        }
-    }
-    Ok(Replayed { base, mine: mine.finish(), drafts, touched, kept })
-}
-
-/// Does it consist of what the server had at its path?
-fn is_as_before(base: &Snapshot, path: &[u8], file: &DirtyFile) -> Result<bool, Error> {
-    let (Some(before), Some(pieces)) = (base.find(path), file.stored()) else { return Ok(false) };
-    let mut alone = Snapshot::empty().edit();
-    put(&mut alone, path, &pieces)?;
-    let alone = alone.finish();
-    Ok(alone.find(path).is_some_and(|node| same_content(base, before, &alone, node)))
-}
-
-/// Whether the record itself has the bytes that these pieces, a whole block, have on the server.
-fn is_inline_of(content: &Content, pieces: &[RecordedPiece]) -> bool {
-    let ([Extent { source: Source::Inline(bytes), .. }], [piece]) = (&content.extents[..], pieces) else {
-        return false;
-    };
-    let is_whole = piece.offset == 0 && piece.length == piece.block_size && piece.length == content.size;
-    let hash = piece.locator.split('+').next().and_then(|hash| hash.parse().ok());
-    is_whole && bytes.len() as u64 == content.size && hash == Some(BlockHash::of(bytes))
-}
-
-/// Leaves the server what it has where files are lost. What was removed together with such a file may have been moved there, so it is
-/// not removed.
-fn keep_back(
-    changes: &[(Sequence, Change)],
-    lost: &[(Vec<u8>, crate::dirty::Error)],
-    base: &Snapshot,
-    mine: &mut Editor,
-    touched: &mut Touched,
-) -> Result<Vec<Change>, Error> {
-    if lost.is_empty() {
-        return Ok(Vec::new());
-    }
-    for (path, error) in lost {
-        tracing::error!(
-            path = %String::from_utf8_lossy(path),
-            %error,
-            "what an earlier mount had not saved of this file cannot be read: it stays in its journal, and all else is saved"
-        );
-    }
-    let is_lost = |path: &[u8]| lost.iter().any(|(lost, _)| lost == path);
-    let together: HashSet<u64> =
-        changes.iter().filter(|(_, change)| is_lost(change.operation.path())).map(|(_, change)| change.state).collect();
-    let is_kept = |change: &Change| {
-        let is_removal = matches!(change.operation, Operation::Remove { .. }) && together.contains(&change.state);
-        is_removal || is_lost(change.operation.path())
-    };
-    let kept: Vec<Change> = changes.iter().map(|(_, change)| change).filter(|it| is_kept(it)).cloned().collect();
-    for path in kept.iter().map(|change| change.operation.path()) {
-        let before = base.find(path);
-        if before.is_none() && !is_lost(path) {
-            continue;
-        }
-        for (path, was) in bases(base, path, before) {
-            sent::make(mine, &path, &was)?;
-        }
-        touched.remove(path);
-    }
-    Ok(kept)
-}
-
-pub(super) fn piece(recorded: &RecordedPiece) -> Result<Piece<Locator>, Error> {
-    let wrong =
-        |error: crate::keep::locator::LocatorError| Error::Failed(format!("a journal with a bad locator: {error}"));
-    let block = recorded.locator.parse().map_err(wrong)?;
-    Ok(Piece { block, block_size: recorded.block_size, offset: recorded.offset, length: recorded.length })
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
-}
-
-fn is_inside(path: &[u8], directory: &[u8]) -> bool {
-    path.strip_prefix(directory).is_some_and(|rest| rest.first() == Some(&b'/'))
-}
-
-pub(super) fn remove(editor: &mut Editor, path: &[u8]) -> Result<(), Error> {
-    let (above, name) = split(path);
-    if let Some(directory) = editor.snapshot().find(above)
-        && editor.snapshot().lookup(directory, name).is_some()
-    {
-        editor.remove(directory, name)?;
-    }
-    Ok(())
-}
-
-/// The directory at a path, made with those above it; a file in the way is removed.
-pub(super) fn directories(editor: &mut Editor, path: &[u8]) -> Result<NodeId, Error> {
-    let mut directory = NodeId::ROOT;
-    for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-        directory = match editor.snapshot().lookup(directory, name) {
-            Some(found) if editor.snapshot().is_directory(found) => found,
-            found => {
-                if found.is_some() {
-                    editor.remove(directory, name)?;
-                }
-                editor.make_directory(directory, name)?
-            }
-        };
-    }
-    Ok(directory)
-}
-
-pub(super) fn put(editor: &mut Editor, path: &[u8], pieces: &[Piece<Locator>]) -> Result<(), Error> {
-    let (above, name) = split(path);
-    let directory = directories(editor, above)?;
-    if let Some(found) = editor.snapshot().lookup(directory, name)
-        && editor.snapshot().is_directory(found)
-    {
-        editor.remove(directory, name)?;
-    }
-    editor.set_file(directory, name, pieces)?;
-    Ok(())
-}
-
 impl Writing {
     /// Brings everything that a state has to Keep and returns its manifest, with signatures: what `.arvados#collection` of a
     /// temporary collection says (arv-mount.md 2.6).
@@ -511,28 +247,5 @@ impl Writing {
             editor.set_content(*node, &settled.pieces)?;
         }
         Ok(editor.finish().to_manifest(crate::keep::manifest::Form::Python))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(state: u64, operation: Operation) -> (Sequence, Change) {
-        (Sequence(state), Change { state, ..change(operation, Vec::new()) })
-    }
-
-    #[test]
-    fn removed_directory_decides_over_what_is_in_it_and_a_made_one_does_not() {
-        let changes = [
-            at(3, Operation::Remove { path: b"gone".to_vec() }),
-            at(4, Operation::MakeDirectory { path: b"made".to_vec() }),
-            at(1, Operation::Remove { path: b"made/old".to_vec() }),
-            at(2, Operation::Remove { path: b"made/old".to_vec() }),
-        ];
-        let newest = Newest::of(&changes);
-        let states = ["gone", "gone/x", "made", "made/old", "made/other", "made-not", "other"]
-            .map(|path| newest.around(path.as_bytes()));
-        assert_eq!(states, [3, 3, 4, 2, 0, 0, 0]);
     }
 }

@@ -1,11 +1,12 @@
-//! Taking over what a mount that was killed has left of a collection.
+//! Taking over what mounts that were killed have left of a collection: one, or several of which each has gone on with what those before
+//! it had left.
 //!
-//! The journal is worked out beside the actor ([`recording::replay`]), from what is shown, and holds if that is still the state: whoever
+//! What their journals say is worked out beside the actor ([`replaying`]), from what is shown, and holds if that is still the state: whoever
 //! has begun to use the collection meanwhile goes first, and it is tried again. What it makes of the collection is published with
 //! what the server had *then* as base, and merged at once with what it has today, before anything is saved. Removals of what was moved
 //! to a collection that is not saved yet are held back ([`unfinished`](super::unfinished)).
 
-use crate::actors::collection::recording::{self, Replayed};
+use crate::actors::collection::replaying::{self, Replayed};
 use crate::actors::collection::state::{Base, CollectionState};
 use crate::actors::collection::unfinished::Unfinished;
 use crate::actors::collection::{CollectionActor, operation, sent};
@@ -16,6 +17,7 @@ use crate::dirty::Scratch;
 use crate::journal::{Change, Journal, Sent, Sequence};
 use crate::tree::Snapshot;
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,19 +32,25 @@ pub struct Left {
     pub moves: Unfinished,
 }
 
-/// Takes over what a mount that was killed had not saved. The answer is what could not be: it has to stay in the journal.
+/// Takes over what mounts that were killed had not saved, one after the other. The answer is, of each that was taken over, what could
+/// not be: it has to stay in the journal. Those that were not come when all of the others is saved.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Recover {
-    pub left: Arc<Left>,
-    pub reply: Reply<Vec<Change>, Error>,
+    pub left: Arc<[Arc<Left>]>,
+    pub reply: Reply<Vec<Vec<Change>>, Error>,
 }
 
 impl CollectionActor {
-    /// Takes over what was worked out of a journal, on top of what is shown.
-    fn recover(&mut self, state: &Arc<CollectionState>, replayed: Replayed, left: &Left) -> Arc<CollectionState> {
+    /// Takes over what was worked out of journals, on top of what is shown.
+    fn recover(
+        &mut self,
+        state: &Arc<CollectionState>,
+        replayed: Replayed,
+        taken: &[Arc<Left>],
+    ) -> Arc<CollectionState> {
         let mut next = (**state).clone();
-        // What the journal's mount had, as if it had gone on to this moment: the next look at the server merges.
+        // What the last of the mounts had, as if it had gone on to this moment: the next look at the server merges.
         let mut numbers = state.numbers.carry(&state.snapshot, &replayed.mine, Some(chrono::Utc::now()));
         for (node, draft) in replayed.drafts {
             let number = numbers.number(node);
@@ -62,9 +70,12 @@ impl CollectionActor {
         });
         next.is_unsaved = true;
         self.local.adopt(replayed.touched);
-        self.go_on_with_moves(&left.moves, replayed.kept.is_empty());
-        let open = left.sent.iter().filter(|save| !save.has_arrived).cloned().collect();
-        sent::add(&mut self.local.sent, open, Instant::now());
+        let is_whole = replayed.kept.iter().all(Vec::is_empty);
+        for left in taken {
+            self.go_on_with_moves(&left.moves, is_whole);
+            let open = left.sent.iter().filter(|save| !save.has_arrived).cloned().collect();
+            sent::add(&mut self.local.sent, open, Instant::now());
+        }
         self.local.text = None;
         self.publish(next)
     }
@@ -73,20 +84,21 @@ impl CollectionActor {
         &mut self,
         state: &Arc<CollectionState>,
         replayed: Replayed,
-        left: &Left,
+        left: &[Arc<Left>],
         context: &mut Context<Self>,
-    ) -> Result<Vec<Change>, Error> {
+    ) -> Result<Vec<Vec<Change>>, Error> {
         let is_same = self.cell.load().is_some_and(|current| Arc::ptr_eq(&current, state));
         if !is_same || self.is_busy() {
             return Err(Error::Busy);
         }
+        let taken = &left[..replayed.kept.len()];
         if let Some(writing) = &self.environment.writing {
             // Before anything of it can be saved or written down.
-            writing.earlier.was_adopted(&left.journal, self.cell.key());
+            taken.iter().for_each(|left| writing.earlier.was_adopted(&left.journal, self.cell.key()));
         }
         let theirs = state.base.snapshot.clone();
         let kept = replayed.kept.clone();
-        let state = self.recover(state, replayed, left);
+        let state = self.recover(state, replayed, taken);
         let mut next = (*state).clone();
         next.base = Arc::new(Base {
             record: state.base.record.clone(),
@@ -101,9 +113,10 @@ impl CollectionActor {
 }
 
 /// The manifests of the collections from which something was moved here, as they are today.
-async fn signed_sources(environment: &Environment, left: &Left) -> Vec<String> {
+async fn signed_sources(environment: &Environment, left: &[Arc<Left>]) -> Vec<String> {
     let mut texts = Vec::new();
-    for source in &left.moves.sources {
+    let sources: BTreeSet<&String> = left.iter().flat_map(|left| &left.moves.sources).collect();
+    for source in sources {
         let mut manifest = Vec::new();
         match environment.api.collection(source, &[], Some(&mut manifest)).await {
             Ok(_) => texts.push(String::from_utf8_lossy(&manifest).into_owned()),
@@ -131,8 +144,7 @@ impl Handler<Recover> for CollectionActor {
             let work = tokio::task::spawn_blocking(move || {
                 let request = operation::put_request(&writing, &known);
                 let sources: Vec<_> = sources.iter().filter_map(|text| Snapshot::parse(text).ok()).collect();
-                let (base, changes) = (&known.base.snapshot, (&journaled.changes[..], &journaled.sent[..]));
-                recording::replay(&writing, (base, &sources), changes, &journaled.scratch, &request)
+                replaying::replay(&writing, (&known.base.snapshot, &sources), &journaled, &request)
             });
             work.await.map_err(|error| Error::Failed(format!("reading a journal: {error}")))?
         };

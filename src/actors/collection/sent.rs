@@ -10,7 +10,8 @@
 //! seen when an outage ends.
 
 use crate::actors::Error;
-use crate::actors::collection::recording::{bases, directories, piece, put, remove};
+use crate::actors::collection::recording::bases;
+use crate::actors::collection::replaying::{directories, piece, put, remove};
 use crate::journal::{Base, Sent};
 use crate::tree::{Editor, Snapshot, same_content};
 use std::collections::HashMap;

@@ -6,7 +6,7 @@
 //! have moved something to each other; then the last place of what was moved back and forth is not known, and none of them waits
 //! for more than the next one.
 //!
-//! Journals of one collection are taken over one after the other, and none may wait for what comes after it. So a removal that is to be
+//! Journals of one collection may be taken over one after the other, and none may wait for what comes after it. So a removal that is to be
 //! held back is the business of the last journal that has something of the collection: it is written down there ([`carry`]) unless
 //! that, or one in between, says itself what became of the path. Where it cannot be, or something was made since where it was
 //! taken away, it is not held back.

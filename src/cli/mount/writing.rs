@@ -129,7 +129,7 @@ fn open_journal(
 /// [`RECOVERY`]. What the cluster does not take shows all the same; what it does not even answer for shows when it does. Both are
 /// saved in the background, and their journals stay until then. Returns who does that.
 pub(super) async fn recover(supervisor: &Arc<Supervisor>, mut recovered: Vec<Recovered>) -> Vec<JoinHandle<()>> {
-    let mut collections: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    let mut collections: BTreeMap<String, Vec<Arc<Left>>> = BTreeMap::new();
     let mut moves = tokio::task::block_in_place(|| UnfinishedMoves::of(supervisor, &mut recovered));
     for (number, mut found) in recovered.into_iter().enumerate() {
         let id = found.journal.id();
@@ -159,7 +159,7 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, mut recovered: Vec<Rec
             let moves = moves.take(number, &uuid);
             let changes = moves.without_carried(changes);
             let left = Arc::new(Left { changes, sent, scratch: scratch.clone(), journal: journal.clone(), moves });
-            collections.entry(uuid).or_default().push((journal.clone(), left));
+            collections.entry(uuid).or_default().push(left);
         }
         if let Some(writing) = &supervisor.environment().writing {
             writing.earlier.add(&journal);
@@ -167,20 +167,25 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, mut recovered: Vec<Rec
     }
     let mut saving = Vec::new();
     let turns = Arc::new(tokio::sync::Semaphore::new(ADOPTIONS));
-    for (uuid, journals) in collections {
+    for (uuid, mut waiting) in collections {
         let (supervisor, turns) = (supervisor.clone(), turns.clone());
         let (refused, is_refused) = oneshot::channel();
         let task = tokio::spawn(async move {
             let mut refused = Some(refused);
-            let mut adopted = None;
-            if let Some((_, left)) = journals.first() {
+            let mut left = in_a_row(&uuid, &waiting);
+            let mut adopted = {
                 let _turn = turns.acquire().await;
-                adopted = Some(supervisor.adopt_journal(&uuid, left).await);
-            }
-            // What a later mount has left comes after what an earlier one has, however long that takes.
-            for (journal, left) in journals {
-                let left = if adopted.is_some() { left } else { reread(&journal, &uuid, left) };
-                save_recovered(&supervisor, &journal, &uuid, &left, adopted.take(), &mut refused).await;
+                Some(supervisor.adopt_journals(&uuid, &left).await)
+            };
+            // What comes after it but does not go on with it has its turn when it is saved, however long that takes.
+            loop {
+                let taken = save_recovered(&supervisor, &uuid, &left, adopted.take(), &mut refused).await;
+                waiting.drain(..taken);
+                if waiting.is_empty() {
+                    break;
+                }
+                waiting = waiting.into_iter().map(|left| reread(&uuid, left)).collect();
+                left = in_a_row(&uuid, &waiting);
             }
         });
         saving.push((task, is_refused));
@@ -218,9 +223,19 @@ pub(super) async fn wait_for(tasks: &mut Vec<JoinHandle<()>>) {
     }
 }
 
+/// The first of these, and those after it each of which has gone on with what all before it have.
+fn in_a_row(uuid: &str, left: &[Arc<Left>]) -> Arc<[Arc<Left>]> {
+    let goes_on = |count: &usize| {
+        let journal = &left[*count].journal;
+        left[..*count].iter().all(|earlier| journal.follows(uuid, &earlier.journal.id()))
+    };
+    let others = (1..left.len()).take_while(goes_on).count();
+    left.iter().take(1 + others).cloned().collect()
+}
+
 /// What a journal has, now that what the ones before it had is saved: that is noted in it (see [`Earlier`]).
-fn reread(journal: &Journal, uuid: &str, left: Arc<Left>) -> Arc<Left> {
-    match tokio::task::block_in_place(|| Contents::read(journal.folder())) {
+fn reread(uuid: &str, left: Arc<Left>) -> Arc<Left> {
+    match tokio::task::block_in_place(|| Contents::read(left.journal.folder())) {
         Ok(mut contents) => {
             let changes = contents.pending.collections.remove(uuid).unwrap_or_default().into_iter().collect();
             let sent = contents.pending.sent.remove(uuid).unwrap_or_default();
@@ -229,27 +244,27 @@ fn reread(journal: &Journal, uuid: &str, left: Arc<Left>) -> Arc<Left> {
             Arc::new(Left { changes, sent, scratch, journal, moves })
         }
         Err(error) => {
-            tracing::debug!(journal = journal.id(), %error, "cannot read a journal again: what was read before is used");
+            tracing::debug!(journal = left.journal.id(), %error, "cannot read a journal again: what was read before is used");
             left
         }
     }
 }
 
-/// Saves what one journal has, and does not end before that is done. It is taken over once, and settled only after that: whatever
-/// else the collection has to save is not this. `adopted`: what came of a first try to take it over. `refused` is told when the
-/// server does not want it: whoever waits would wait for somebody to change that.
+/// Saves what these journals have, and does not end before that is done. They are taken over once, and settled only after that: whatever
+/// else the collection has to save is not this. `adopted`: what came of a first try to take them over. `refused` is told when the
+/// server does not want it: whoever waits would wait for somebody to change that. Returns how many were taken over.
 async fn save_recovered(
     supervisor: &Supervisor,
-    journal: &Arc<Journal>,
     uuid: &str,
-    left: &Arc<Left>,
-    adopted: Option<Result<Vec<Change>, actors::Error>>,
+    left: &Arc<[Arc<Left>]>,
+    adopted: Option<Result<Vec<Vec<Change>>, actors::Error>>,
     refused: &mut Option<oneshot::Sender<()>>,
-) {
+) -> usize {
     let cell = supervisor.collection(uuid);
+    let journals = left.iter().map(|left| left.journal.id()).collect::<Vec<_>>().join(", ");
     let mut adopted = match adopted {
         Some(adopted) => adopted,
-        None => supervisor.adopt_journal(uuid, left).await,
+        None => supervisor.adopt_journals(uuid, left).await,
     };
     let mut pause = Duration::from_secs(1);
     loop {
@@ -260,11 +275,7 @@ async fn save_recovered(
         match result {
             Ok(()) => break,
             Err(actors::Error::Busy) => {
-                tracing::info!(
-                    collection = uuid,
-                    journal = journal.id(),
-                    "what an earlier mount had not saved waits its turn"
-                );
+                tracing::info!(collection = uuid, journals, "what an earlier mount had not saved waits its turn");
             }
             Err(error) => {
                 if error.is_refusal()
@@ -274,7 +285,7 @@ async fn save_recovered(
                 }
                 tracing::error!(
                     collection = uuid,
-                    journal = journal.id(),
+                    journals,
                     %error,
                     "what an earlier mount had not saved cannot be saved yet: it stays in its journal (see `arvados journal list`)"
                 );
@@ -287,19 +298,25 @@ async fn save_recovered(
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
         if adopted.is_err() {
-            adopted = supervisor.adopt_journal(uuid, left).await;
+            adopted = supervisor.adopt_journals(uuid, left).await;
         }
     }
-    let settled = tokio::task::block_in_place(|| {
-        // First what stays is there once more: a death in between leaves too much and never too little.
-        let kept = adopted.unwrap_or_default();
-        let (_, last) = journal.reach(uuid);
-        journal.append_together(uuid, &kept, true)?;
-        last.map_or(Ok(()), |last| journal.settled(uuid, last))
-    });
-    if let Err(error) = settled {
-        tracing::warn!(journal = journal.id(), %error, "cannot note that a journal was saved");
+    let kept = adopted.unwrap_or_default();
+    // The first one first: what is left after a death in between has gone on with it.
+    for (left, kept) in left.iter().zip(&kept) {
+        let journal = &left.journal;
+        let settled = tokio::task::block_in_place(|| {
+            // First what stays is there once more: a death in between leaves too much and never too little.
+            let (_, last) = journal.reach(uuid);
+            journal.append_together(uuid, kept, true)?;
+            last.map_or(Ok(()), |last| journal.settled(uuid, last))
+        });
+        if let Err(error) = settled {
+            tracing::warn!(journal = journal.id(), %error, "cannot note that a journal was saved");
+            break;
+        }
     }
+    kept.len()
 }
 
 /// Saves everything. `false`: something could not be saved; it is in the journal, and the log says so.
