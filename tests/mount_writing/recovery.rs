@@ -128,6 +128,41 @@ fn killed_mount_and_a_client_that_went_on_meanwhile_both_keep_their_versions() {
     assert!(journals(&fixture.writer).is_empty());
 }
 
+/// Of what was saved the journal knows only that it has arrived, and it has something else.
+#[test]
+fn what_others_made_of_a_save_before_a_kill_is_what_the_next_mount_shows() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::old(&[&QUIET[..], &["--sync=fsync"]].concat());
+    let path = fixture.path();
+    append(&path.join("a"), b" and more").unwrap();
+    fs::remove_file(path.join("d/b")).unwrap();
+    let slow = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "delay": 0.6});
+    fixture.control("faults", json!({"api": [slow]}));
+    std::thread::scope(|scope| {
+        // The kernel lets nobody change a folder that is being synchronised.
+        let saving = scope.spawn(|| fs::File::open(path.join("d")).unwrap().sync_all().unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        save(&path.join("new"), b"not saved").unwrap();
+        saving.join().unwrap();
+    });
+    fixture.control("faults", json!({"api": []}));
+    assert_eq!(fixture.server_names(), ["a"]);
+    kill(&mut fixture.writer);
+    fixture.client.put_files(&fixture.made.uuid, &[("a", b"theirs"), ("d/b", b"again")]);
+    // Nothing is left to be saved, after which one would look at what the server has.
+    fixture.client.put_files(&fixture.made.uuid, &[("new", b"not saved")]);
+    fixture.writer.start_again();
+    for (name, content) in [("a", "theirs"), ("d/b", "again"), ("new", "not saved")] {
+        assert_eq!(fs::read_to_string(path.join(name)).unwrap(), content, "{name}: {}", fixture.writer.log());
+    }
+    append(&path.join("a"), b" and ours").unwrap();
+    fixture.writer.unmount_well();
+    assert_eq!(fixture.server_names(), ["a", "d/b", "new"]);
+    assert!(fixture.server_has("a", b"theirs and ours") && fixture.server_has("d/b", b"again"));
+}
+
 #[test]
 fn mount_that_only_reads_leaves_the_journals_beside_it_alone() {
     if !is_ours() {
