@@ -277,6 +277,11 @@ impl Journal {
         self.log().follows(collection, other)
     }
 
+    /// Collections of which something is not settled.
+    pub fn collections(&self) -> Vec<String> {
+        self.log().collections()
+    }
+
     /// Is there anything of the collection that is not settled?
     pub fn pending(&self, collection: &str) -> bool {
         self.log().pending(collection) > 0

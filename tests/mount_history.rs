@@ -11,8 +11,10 @@
 //! Under `--commit-guard=auto` one loss is allowed, if the mount has said so in its log: another client wrote the same
 //! path in the moment of our commit, with no earlier sign of it.
 //!
-//! `ARVADOS_HISTORY_ROUNDS` is the number of rounds of 20 seconds for each guard (default 1), `ARVADOS_HISTORY_SEED`
-//! repeats the choices (not the times), `ARVADOS_HISTORY_SYNC` is the mounts' `--sync` (default `close`).
+//! Once more with `--sync=idle:1`, where what is acknowledged is in a journal first: kills and merges meet there.
+//!
+//! `ARVADOS_HISTORY_ROUNDS` is the number of rounds of 20 seconds for each test (default 1), `ARVADOS_HISTORY_SEED`
+//! repeats the choices (not the times).
 
 mod mount_support;
 mod support;
@@ -70,12 +72,17 @@ struct Round<'a> {
 
 #[test]
 fn strict_guard_loses_no_version() {
-    history("strict", |_, _, _| false);
+    history("strict", "close", |_, _, _| false);
 }
 
 #[test]
 fn auto_guard_loses_no_version_without_saying_so() {
-    history("auto", reports);
+    history("auto", "close", reports);
+}
+
+#[test]
+fn mounts_that_save_when_idle_lose_no_version() {
+    history("strict", "idle:1", |_, _, _| false);
 }
 
 /// Does the log say that this path of the collection was overwritten?
@@ -111,12 +118,11 @@ fn clients_without_a_mount_lose_nothing() {
 }
 
 /// `excuse`: does the log, of this collection, excuse the loss of a version of this path?
-fn history(guard: &str, excuse: impl Fn(&str, &str, &str) -> bool) {
+fn history(guard: &str, sync: &str, excuse: impl Fn(&str, &str, &str) -> bool) {
     let rounds = number("ARVADOS_HISTORY_ROUNDS").unwrap_or(1);
     let seed = Random::seed("ARVADOS_HISTORY_SEED");
     let cluster = Cluster::start_with(&["--faults"]);
     let hanging = (ROUND * (MOST_EFFORT * rounds) as u32 + Duration::from_secs(60)) * 3;
-    let sync = std::env::var("ARVADOS_HISTORY_SYNC").unwrap_or_else(|_| "close".to_owned());
     let mut options = vec![format!("--commit-guard={guard}"), format!("--sync={sync}"), "--refresh-time=5".to_owned()];
     // What `arv-mount` takes for 30 seconds by default would leave it no time to write in a short run.
     options.push("--unmount-timeout=10".into());
@@ -142,6 +148,7 @@ fn history(guard: &str, excuse: impl Fn(&str, &str, &str) -> bool) {
         round.run(&mut writers, seed.wrapping_add(number));
         for writer in &mut writers {
             writer.unmount_well();
+            assert!(writer.journals() == 0 || !is_ours(), "all is saved, and a journal says something else");
         }
         let files = client.files(&round.uuid);
         let logs: String = writers.iter().map(Writer::log).collect();
@@ -152,7 +159,7 @@ fn history(guard: &str, excuse: impl Fn(&str, &str, &str) -> bool) {
             assert!(shown == files, "the mount shows something else than the server has");
         }
     }
-    println!("{guard}: {rounds} rounds: {}", counters.text());
+    println!("{guard}, {sync}: {rounds} rounds: {}", counters.text());
     assert!(proves() || !is_ours(), "this proves nothing: {}", counters.text());
 }
 

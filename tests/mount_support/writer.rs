@@ -141,6 +141,12 @@ impl Writer {
         self.directory.path().join("journal")
     }
 
+    /// How many mounts have a journal there.
+    pub fn journals(&self) -> usize {
+        let Ok(accounts) = fs::read_dir(self.journal()) else { return 0 };
+        accounts.flatten().map(|account| fs::read_dir(account.path()).unwrap().count()).sum()
+    }
+
     fn log_path(&self) -> PathBuf {
         self.directory.path().join("log")
     }

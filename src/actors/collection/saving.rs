@@ -450,15 +450,15 @@ impl CollectionActor {
 
     fn was_saved_up_to(&mut self, change: u64, context: &mut Context<Self>) {
         self.local.saved = self.local.saved.max(change);
-        // Before anybody is answered: who has waited for this takes it away at its old place next.
+        // Before anybody is answered: who has waited for this takes it away at its old place next, or ends the mount.
         self.tell_arrivals();
+        self.settle_journal();
         let (now, later): (Vec<Waiter>, Vec<Waiter>) =
             std::mem::take(&mut self.local.waiters).into_iter().partition(|waiter| waiter.change <= change);
         self.local.waiters = later;
         for waiter in now {
             (waiter.answer)(Ok(()));
         }
-        self.settle_journal();
         self.sweep_finished();
         if !self.local.journal.is_running && self.local.journal.waiters.is_empty() {
             self.local.journal.touched = self.local.touched.clone();

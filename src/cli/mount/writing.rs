@@ -379,10 +379,14 @@ pub(super) async fn flush(supervisor: &Arc<Supervisor>) -> bool {
 /// The mount has ended and everything is saved: its journal is not needed any more.
 pub(super) async fn close(supervisor: &Supervisor) {
     let Some(writing) = &supervisor.environment().writing else { return };
-    writing.housekeeper.finish().await;
-    if let Some(journal) = &writing.journal {
-        journal.leave();
+    let Some(journal) = &writing.journal else { return };
+    for uuid in journal.collections() {
+        // That all is saved shows before it is noted: who answers this has done that.
+        let answer = supervisor.save(&supervisor.collection(&uuid), Files::None, Need::Nothing).await;
+        tracing::debug!(collection = uuid, is_noted = answer.is_ok(), "noted in the journal");
     }
+    writing.housekeeper.finish().await;
+    journal.leave();
 }
 
 fn progress(collections: u64) -> ProgressBar {
