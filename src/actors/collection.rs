@@ -17,6 +17,7 @@
 //! | [`saving`] | when it is saved |
 //! | [`waiting`] | who waits for it |
 //! | [`moving`] | what is moved to another collection, and when it may go |
+//! | [`held`] | from where it was moved |
 //! | [`commit`] | one save |
 //! | [`signing`] | whether the server takes the blocks of a save from us |
 //! | [`renewing`] | blocks of files that are written for long |
@@ -60,6 +61,7 @@ mod fetch;
 pub mod finished;
 mod folding;
 pub mod guard;
+mod held;
 pub mod housekeeper;
 mod journaling;
 mod local;
@@ -173,14 +175,19 @@ impl Keeper for CollectionActor {
 
     fn new(environment: Arc<Environment>, cell: Arc<CollectionCell>) -> CollectionActor {
         let mut local = Local::default();
-        if cell.load().is_some_and(|state| state.is_unsaved()) {
+        let is_unsaved = cell.load().is_some_and(|state| state.is_unsaved());
+        if is_unsaved {
             // An actor before this one failed: what it had not saved is found by comparing everything.
             let everything: Touched = [(&b""[..], Depth::Tree)].into_iter().collect();
             if let Some(journal) = environment.writing.as_ref().and_then(|writing| writing.journal.as_ref()) {
                 local.go_on(journal.reach(cell.key()), &everything);
             }
             local.adopt(everything);
-            cell.shared().moves.go_on(&mut local);
+        }
+        let moves = &cell.shared().moves;
+        moves.go_on(&mut local, !is_unsaved);
+        if moves.expects_any() {
+            local.keep(&cell);
         }
         CollectionActor {
             environment,
@@ -574,6 +581,10 @@ impl Actor for CollectionActor {
         }
         self.set_timer(context);
         self.advance(context);
+        if self.cell.shared().moves.expects_any() {
+            // Nobody heard of what has arrived while there was no actor.
+            self.look_at_moves(context);
+        }
     }
 }
 

@@ -23,17 +23,17 @@ impl Pending {
     /// Of a collection, and of all that something was moved to from it.
     fn of(cell: &Arc<CollectionCell>) -> Pending {
         let mut pending = Pending { transits: Vec::new(), targets: Vec::new() };
-        let mut seen = vec![cell.clone()];
+        let mut seen = HashSet::from([Arc::as_ptr(cell)]);
         let mut open = vec![(cell.clone(), cell.shared().moves.leaving())];
         while let Some((cell, transits)) = open.last_mut() {
             match transits.pop() {
                 Some(transit) => {
-                    let target = transit.target().filter(|it| !seen.iter().any(|other| Arc::ptr_eq(other, it)));
+                    let target = transit.target().filter(|target| seen.insert(Arc::as_ptr(target)));
                     pending.transits.push(transit);
                     if let Some(target) = target {
-                        seen.push(target.clone());
-                        let leaving = target.shared().moves.leaving();
-                        open.push((target, leaving));
+                        // Also where something was moved on to from it, though it need not hold that back any more.
+                        let awaited = target.shared().moves.awaited();
+                        open.push((target, awaited));
                     }
                 }
                 None => {
@@ -50,9 +50,9 @@ impl Pending {
     /// Takes note of how things are now. Whether one of the moves has ended: those that others have begun meanwhile do not count, or
     /// this would go on for as long as they do.
     fn has_come_further(&mut self, now: Pending) -> bool {
-        let addresses: HashSet<usize> = now.transits.iter().map(|transit| Arc::as_ptr(transit).addr()).collect();
+        let pending: HashSet<_> = now.transits.iter().map(Arc::as_ptr).collect();
         let before = self.transits.len();
-        self.transits.retain(|transit| addresses.contains(&Arc::as_ptr(transit).addr()));
+        self.transits.retain(|transit| pending.contains(&Arc::as_ptr(transit)));
         self.targets = now.targets;
         self.transits.len() < before
     }
@@ -83,12 +83,10 @@ impl Supervisor {
                 }
             }
             let state = self.save_alone(cell, files, Need::Server).await?;
-            let leaving = cell.shared().moves.leaving();
-            let is_left = asked.iter().any(|transit| leaving.iter().any(|other| Arc::ptr_eq(other, transit)));
             if asked.is_empty() {
                 return Ok(state);
             }
-            if !is_left {
+            if !has_any(&cell.shared().moves.leaving(), &asked) {
                 // A move can have ended while the save was under way that was to go before it: then the removal is not in that.
                 return self.save_alone(cell, files, Need::Server).await;
             }
@@ -112,6 +110,12 @@ impl Supervisor {
             };
         }
     }
+}
+
+/// Is any of the wanted ones among these?
+fn has_any(transits: &[Arc<Transit>], wanted: &[Arc<Transit>]) -> bool {
+    let known: HashSet<_> = transits.iter().map(Arc::as_ptr).collect();
+    wanted.iter().any(|transit| known.contains(&Arc::as_ptr(transit)))
 }
 
 #[cfg(test)]

@@ -526,3 +526,27 @@ fn file_that_is_open_for_writing_is_not_moved_away_from_its_writer() {
     assert!(fixture.server_has("a", b"second, more, and more"));
     assert_eq!(fixture.client.files(&uuid).keys().collect::<Vec<_>>(), ["full/x"]);
 }
+
+/// The collection in between has something else at that path by now, so it holds nothing back any more.
+#[test]
+fn who_asks_for_a_source_to_be_saved_has_the_last_place_of_what_was_moved_on_saved_first() {
+    if !is_ours() {
+        return;
+    }
+    let (mut fixture, uuid, other) = two_collections(&["--sync=idle:1", "--retries=0"]);
+    let path = fixture.path();
+    let third = fixture.client.collection("third", None, fixture.client.manifest(&[("z", b"z")]));
+    let third_path = fixture.writer.collection(&third.uuid);
+    assert_eq!(names(&third_path), ["z"]);
+    refuse_saves_of(&fixture, &third.uuid, 403);
+    fs::rename(path.join("a"), other.join("moved")).unwrap();
+    fs::rename(other.join("moved"), third_path.join("again")).unwrap();
+    save(&other.join("moved"), b"another").unwrap();
+    until("the one in between to be saved", || fixture.client.has(&uuid, "moved", b"another"));
+    assert!(fixture.server_has("a", b"first"), "the server has it nowhere else");
+    fixture.control("faults", json!({"api": []}));
+    fs::read(path.join(".arvados#collection")).unwrap();
+    assert!(fixture.client.has(&third.uuid, "again", b"first"));
+    assert_eq!(fixture.server_names(), ["d/b"]);
+    fixture.writer.unmount_well();
+}

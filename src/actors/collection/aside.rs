@@ -2,7 +2,7 @@
 //!
 //! There are three reasons. Another client has changed the path too, and `--on-conflict=error` leaves it to the writer; or the
 //! server refuses the path for good; or it was moved to another collection that is not saved yet ([`moving`](super::moving), which also
-//! says when that ends). What is set aside stays in the mount and in the journal, and is tried again when it is changed
+//! says when that ends; [`Held`]). What is set aside stays in the mount and in the journal, and is tried again when it is changed
 //! again. What the server refused is also tried when somebody asks for everything to be saved (`fsync` of a directory, the end
 //! of the mount), as the server may have learnt; a conflict is not, for that would replace what the other client saved.
 //!
@@ -13,19 +13,16 @@
 //! Paths that were set aside together come back together: what was moved belongs to where it was moved to.
 
 use crate::actors::Error;
-use crate::actors::collection::moving::Transit;
+use crate::actors::collection::held::Held;
 use crate::tree::Snapshot;
 use crate::tree::commit::{Touched, graft};
 use std::collections::HashSet;
-use std::sync::Arc;
 
-/// Why a path is set aside.
+/// Why a path is set aside at which something is here.
 pub(super) enum Reason {
     /// With the last state of the server that both sides knew.
     Conflict(Snapshot),
     Refused,
-    /// It was taken away, and its new collection is not saved.
-    Moved(Arc<Transit>),
 }
 
 struct Group {
@@ -36,73 +33,47 @@ struct Group {
     holders: HashSet<u32>,
 }
 
-impl Group {
-    /// Is any of it at this path, below or above it?
-    fn is_around(&self, path: &[u8]) -> bool {
-        self.paths.covers(path) || self.paths.iter().any(|(aside, _)| is_below(aside, path))
-    }
-
-    fn is_moved(&self) -> bool {
-        matches!(self.reason, Reason::Moved(_))
-    }
-}
-
 /// See the module's essay.
 #[derive(Default)]
 pub(super) struct Aside {
+    /// At which the server does not have what is here.
     groups: Vec<Group>,
+    /// At which it still has what is in another collection here.
+    pub(super) moved: Held,
 }
 
 impl Aside {
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.groups.is_empty() && self.moved.is_empty()
     }
 
     pub(super) fn covers(&self, path: &[u8]) -> bool {
-        self.groups.iter().any(|group| group.paths.covers(path))
+        self.moved.covers(path) || self.groups.iter().any(|group| group.paths.covers(path))
     }
 
     /// All paths.
     pub(super) fn paths(&self) -> Touched {
-        let mut paths = Touched::default();
+        let mut paths = self.moved.paths();
         self.groups.iter().for_each(|group| paths.extend(&group.paths));
         paths
     }
 
     /// Are all paths among these?
     pub(super) fn is_within(&self, touched: &Touched) -> bool {
-        self.groups.iter().all(|group| group.paths.iter().all(|(path, _)| touched.covers(path)))
+        let is_within = |group: &Group| group.paths.iter().all(|(path, _)| touched.covers(path));
+        self.moved.is_within(touched) && self.groups.iter().all(is_within)
     }
 
     /// All paths at which something is here that the server does not have.
     pub(super) fn paths_with_content(&self) -> Touched {
         let mut paths = Touched::default();
-        self.groups.iter().filter(|group| !group.is_moved()).for_each(|group| paths.extend(&group.paths));
+        self.groups.iter().for_each(|group| paths.extend(&group.paths));
         paths
     }
 
     /// Are there any of those?
     pub(super) fn has_content(&self) -> bool {
-        self.groups.iter().any(|group| !group.is_moved())
-    }
-
-    /// Is anything set aside because it was moved?
-    pub(super) fn has_moved(&self) -> bool {
-        self.groups.iter().any(Group::is_moved)
-    }
-
-    /// What was moved and need not be set aside any more.
-    pub(super) fn take_moved(
-        &mut self,
-        is_over: impl Fn(&Touched, &Arc<Transit>) -> bool,
-    ) -> Vec<(Touched, Arc<Transit>)> {
-        let is_meant = |group: &mut Group| matches!(&group.reason, Reason::Moved(it) if is_over(&group.paths, it));
-        let taken = self.groups.extract_if(.., is_meant);
-        let moved = taken.filter_map(|group| match group.reason {
-            Reason::Moved(transit) => Some((group.paths, transit)),
-            Reason::Conflict(_) | Reason::Refused => None,
-        });
-        moved.collect()
+        !self.groups.is_empty()
     }
 
     pub(super) fn put(&mut self, paths: Touched, reason: Reason, error: Error) {
@@ -133,22 +104,21 @@ impl Aside {
 
     /// The error of a conflict at this path, in it or above it that some file holds.
     pub(super) fn held(&self, path: &[u8]) -> Option<&Error> {
-        self.groups.iter().find(|group| !group.holders.is_empty() && group.is_around(path)).map(|group| &group.error)
+        self.groups
+            .iter()
+            .find(|group| !group.holders.is_empty() && group.paths.is_around(path))
+            .map(|group| &group.error)
     }
 
     /// Is there a conflict at this path, in it or above it?
     pub(super) fn has_conflict_around(&self, path: &[u8]) -> bool {
-        self.groups.iter().any(|group| matches!(group.reason, Reason::Conflict(_)) && group.is_around(path))
+        self.groups.iter().any(|group| matches!(group.reason, Reason::Conflict(_)) && group.paths.is_around(path))
     }
 
     /// The path was changed: what is set aside there, below or above it is returned and is not set aside any more, unless it is
     /// held.
     pub(super) fn take_around(&mut self, path: &[u8]) -> Touched {
-        if self.groups.is_empty() {
-            return Touched::default();
-        }
-        // Of what was moved away there may be thousands.
-        self.take(|group| !group.is_moved() && group.holders.is_empty() && group.is_around(path))
+        self.take(|group| group.holders.is_empty() && group.paths.is_around(path))
     }
 
     /// What the server has refused is to be tried again.
@@ -177,16 +147,11 @@ impl Aside {
     pub(super) fn known(&self, base: &Snapshot) -> Option<Snapshot> {
         let conflicts = self.groups.iter().filter_map(|group| match &group.reason {
             Reason::Conflict(known) => Some((known, &group.paths)),
-            Reason::Refused | Reason::Moved(_) => None,
+            Reason::Refused => None,
         });
         conflicts
             .fold(None, |result, (known, paths)| graft(result.as_ref().unwrap_or(base), known, paths).ok().or(result))
     }
-}
-
-/// Is the path inside the directory?
-pub(super) fn is_below(path: &[u8], directory: &[u8]) -> bool {
-    directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 #[cfg(test)]

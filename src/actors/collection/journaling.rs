@@ -184,6 +184,10 @@ impl CollectionActor {
         let is_all_saved = self.local.aside.is_empty() && self.local.brought_back <= saved;
         let expendable = self.local.journal.expendable;
         let Pump { marks, left, .. } = &mut self.local.journal;
+        if marks.iter().all(|(change, _, _)| *change > saved) {
+            // Asked with each record, and all marks together have all paths that wait for a save.
+            return;
+        }
         let is_left = |(_, _, touched): &&Mark| {
             touched.iter().any(|(path, _)| left.covers(path)) || left.iter().any(|(path, _)| touched.covers(path))
         };

@@ -9,6 +9,7 @@ use crate::actors::collection::aside::{Aside, Reason};
 use crate::actors::collection::copying::Copying;
 use crate::actors::collection::guard::Guard;
 use crate::actors::collection::journaling::Pump;
+use crate::actors::collection::moving::Transit;
 use crate::actors::collection::saving::Running;
 use crate::actors::collection::sent::Unknown;
 use crate::actors::collection::signing::Asked;
@@ -94,12 +95,23 @@ impl Local {
 
     /// See [`Aside`].
     pub(super) fn set_aside(&mut self, paths: Touched, reason: Reason, error: Error) {
+        self.leave_out(&paths);
+        self.aside.put(paths, reason, error);
+    }
+
+    /// The removal of what was moved away is not saved for now.
+    pub(super) fn hold_back(&mut self, path: &[u8], transit: &Arc<Transit>) {
+        self.leave_out(&[(path, Depth::Tree)].into_iter().collect());
+        self.aside.moved.add(path, transit);
+    }
+
+    /// Saves leave these paths out, and what the journal says of them must not go with what they have saved.
+    fn leave_out(&mut self, paths: &Touched) {
         self.journal.expendable = None;
-        self.journal.touched.extend(&paths);
+        self.journal.touched.extend(paths);
         for (path, _) in paths.iter() {
             self.touched.remove(path);
         }
-        self.aside.put(paths, reason, error);
     }
 
     /// From now on nobody stops the actor.

@@ -356,7 +356,7 @@ impl CollectionActor {
 }
 
 /// A node and all that is in it.
-fn nodes_below(snapshot: &Snapshot, top: NodeId) -> Vec<NodeId> {
+pub(super) fn nodes_below(snapshot: &Snapshot, top: NodeId) -> Vec<NodeId> {
     let mut nodes = vec![top];
     let mut next = 0;
     while let Some(node) = nodes.get(next).copied() {

@@ -2,7 +2,7 @@
 //!
 //! What is moved is placed in its new collection and taken out of its old one, and each of the two is saved on its own. Where the
 //! journal promises both, the removal must not reach the server while the new collection has nothing: the file would be nowhere but
-//! in our journal for as long as that cannot be saved. So what is taken away is set aside in its old collection ([`Reason::Moved`])
+//! in our journal for as long as that cannot be saved. So what is taken away is set aside in its old collection ([`Held`])
 //! and everything else is saved, until the new collection tells through what both share ([`Transit`]) that the server has it.
 //! No actor waits for another: the one sets a flag and wakes the other. Who needs the removal on the server has both
 //! collections saved, the new one first ([`moves`](crate::actors::moves)).
@@ -12,16 +12,17 @@
 //! later, never for earlier ones. As soon as something else is put where something was taken away, the removal is not held
 //! back any more: what the server had there is replaced, or was moved back.
 //!
-//! The lists are part of what cell and actor share, so that they outlive an actor that fails. The lock is a leaf.
+//! The lists are part of what cell and actor share, so that they outlive an actor that fails. A program may move tens of thousands of
+//! files before anything is saved, so what a move looks for is found by its path or node. The lock is a leaf.
 
-use crate::actors::Error;
-use crate::actors::collection::aside::{Reason, is_below};
+use crate::actors::collection::held::Held;
 use crate::actors::collection::local::Local;
+use crate::actors::collection::merging::nodes_below;
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::unfinished::Unfinished;
 use crate::actors::collection::{CollectionActor, CollectionCell};
-use crate::tree::Snapshot;
 use crate::tree::commit::{Depth, Touched};
+use crate::tree::{NodeId, Snapshot};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -65,8 +66,6 @@ impl Transit {
 /// What was placed here and may not be on the server.
 struct Arriving {
     transit: Arc<Transit>,
-    /// The node that it is here, wherever that is moved to.
-    number: u32,
     /// The change that has placed it.
     change: u64,
     /// What was moved on from it, to other collections.
@@ -76,15 +75,21 @@ struct Arriving {
 impl Arriving {
     /// Does the server have it, now that it has the change? `path`: where it is, unless it was removed. `missing`: what was changed here and left out.
     fn is_over(&self, path: Option<&[u8]>, missing: &Touched) -> bool {
-        self.onward.iter().all(|transit| transit.has_arrived()) && path.is_none_or(|path| !is_around(missing, path))
+        self.onward.iter().all(|transit| transit.has_arrived()) && path.is_none_or(|path| !missing.is_around(path))
     }
 }
 
 #[derive(Default)]
 struct Lists {
-    arriving: Vec<Arriving>,
-    /// What was taken away here, by its path, and is held back.
-    leaving: Vec<(Vec<u8>, Arc<Transit>)>,
+    /// By the number of the node that it is here, wherever that is moved to. None is empty.
+    arriving: HashMap<u32, Vec<Arriving>>,
+    leaving: Held,
+}
+
+impl Lists {
+    fn all_arriving(&self) -> impl Iterator<Item = &Arriving> {
+        self.arriving.values().flatten()
+    }
 }
 
 /// See the module's essay.
@@ -98,7 +103,17 @@ impl Moves {
 
     /// The moves away from here that are held back.
     pub(in crate::actors) fn leaving(&self) -> Vec<Arc<Transit>> {
-        self.lists().leaving.iter().map(|(_, transit)| transit.clone()).collect()
+        self.lists().leaving.transits()
+    }
+
+    /// The moves that what was moved here waits for, each once: those away from here that are held back, and those of what was moved on
+    /// and has not arrived.
+    pub(in crate::actors) fn awaited(&self) -> Vec<Arc<Transit>> {
+        let lists = self.lists();
+        let onward = lists.all_arriving().flat_map(|arriving| &arriving.onward).filter(|it| !it.has_arrived());
+        let mut seen = HashSet::new();
+        let held = lists.leaving.iter().map(|(_, transit)| transit);
+        held.chain(onward).filter(|transit| seen.insert(Arc::as_ptr(transit))).cloned().collect()
     }
 
     /// Is anything on its way here?
@@ -109,43 +124,39 @@ impl Moves {
     /// Where what was taken away at these paths has gone.
     pub(super) fn targets(&self, touched: &Touched) -> HashMap<Vec<u8>, String> {
         let lists = self.lists();
-        let target = |(path, transit): &(Vec<u8>, Arc<Transit>)| Some((path.clone(), transit.target()?.key().clone()));
-        lists.leaving.iter().filter(|(path, _)| touched.covers(path)).filter_map(target).collect()
+        let target = |path| lists.leaving.at(path).iter().rev().find_map(|transit| transit.target());
+        touched.iter().filter_map(|(path, _)| Some((path.to_vec(), target(path)?.key().clone()))).collect()
     }
 
-    /// Another actor goes on with what the last one has held back.
-    pub(super) fn go_on(&self, local: &mut Local) {
+    /// Another actor goes on with what the last one has held back, and with its numbers. `is_saved`: the last one had saved everything.
+    pub(super) fn go_on(&self, local: &mut Local, is_saved: bool) {
         let lists = self.lists();
-        let last = lists.arriving.iter().map(|arriving| arriving.change).max();
+        let last = lists.all_arriving().map(|arriving| arriving.change).max();
         local.changes = local.changes.max(last.unwrap_or(0));
-        for (path, transit) in &lists.leaving {
+        if is_saved {
+            local.saved = local.changes;
+        }
+        for (path, transit) in lists.leaving.iter() {
             local.hold_back(path, transit);
         }
     }
 
     /// These are not held back any more.
-    fn end(&self, over: &[(Touched, Arc<Transit>)]) {
-        let addresses: HashSet<usize> = over.iter().map(|(_, transit)| Arc::as_ptr(transit).addr()).collect();
-        self.lists().leaving.retain(|(_, transit)| !addresses.contains(&Arc::as_ptr(transit).addr()));
+    fn end(&self, over: &[(Vec<u8>, Arc<Transit>)]) {
+        let mut lists = self.lists();
+        over.iter().for_each(|(path, transit)| lists.leaving.remove(path, transit));
     }
 
     /// What was placed here at this path, in it or above it is moved on, or a part of it is.
     fn move_on(&self, state: &CollectionState, path: &[u8], transit: &Arc<Transit>) {
-        for arriving in &mut self.lists().arriving {
-            let is_moved_on = path_of(state, arriving.number)
-                .is_some_and(|placed| placed == path || is_below(&placed, path) || is_below(path, &placed));
-            if is_moved_on {
+        let mut lists = self.lists();
+        let Some(node) = state.snapshot.find(path).filter(|_| !lists.arriving.is_empty()) else { return };
+        let above = directories_above(path).filter_map(|above| state.snapshot.find(above)).chain([NodeId::ROOT]);
+        for node in nodes_below(&state.snapshot, node).into_iter().chain(above) {
+            for arriving in lists.arriving.get_mut(&state.number(node)).into_iter().flatten() {
                 arriving.onward.push(transit.clone());
             }
         }
-    }
-}
-
-impl Local {
-    /// The removal of what was moved away is not saved for now.
-    fn hold_back(&mut self, path: &[u8], transit: &Arc<Transit>) {
-        let paths = [(path, Depth::Tree)].into_iter().collect();
-        self.set_aside(paths, Reason::Moved(transit.clone()), Error::Busy);
     }
 }
 
@@ -156,8 +167,8 @@ impl CollectionActor {
             // It will never be on the server, and that is what was asked for.
             return transit.arrive();
         }
-        let arriving = Arriving { transit, number, change: self.local.changes, onward: Vec::new() };
-        self.cell.shared().moves.lists().arriving.push(arriving);
+        let arriving = Arriving { transit, change: self.local.changes, onward: Vec::new() };
+        self.cell.shared().moves.lists().arriving.entry(number).or_default().push(arriving);
     }
 
     /// What was at this path in the state `before` was taken away, because it was placed in another collection.
@@ -170,7 +181,7 @@ impl CollectionActor {
     }
 
     fn hold_back_for(&mut self, path: &[u8], transit: &Arc<Transit>) {
-        self.cell.shared().moves.lists().leaving.push((path.to_vec(), transit.clone()));
+        self.cell.shared().moves.lists().leaving.add(path, transit);
         self.local.hold_back(path, transit);
         self.local.keep(&self.cell);
     }
@@ -182,11 +193,13 @@ impl CollectionActor {
         let all_of_it = 0;
         let arriving = arriving.iter().filter(|_| is_whole).map(|(transit, onward)| Arriving {
             transit: transit.clone(),
-            number: all_of_it,
             change,
             onward: onward.clone(),
         });
-        self.cell.shared().moves.lists().arriving.extend(arriving);
+        let arriving: Vec<_> = arriving.collect();
+        if !arriving.is_empty() {
+            self.cell.shared().moves.lists().arriving.entry(all_of_it).or_default().extend(arriving);
+        }
         for (path, transit) in leaving.iter().filter(|(_, transit)| !transit.has_arrived()) {
             self.hold_back_for(path, transit);
         }
@@ -194,17 +207,16 @@ impl CollectionActor {
 
     /// Removals that need not be held back any longer are to be saved. Returns whether there are any.
     pub(super) fn let_go(&mut self) -> bool {
-        if !self.local.aside.has_moved() {
+        if self.local.aside.moved.is_empty() {
             return false;
         }
         let Some(state) = self.cell.load() else { return false };
-        let over = self.local.aside.take_moved(|paths, transit| {
-            transit.has_arrived() || paths.iter().any(|(path, _)| is_replaced(&state.snapshot, path))
-        });
+        let is_over = |path: &[u8], transit: &Arc<Transit>| transit.has_arrived() || is_replaced(&state.snapshot, path);
+        let over = self.local.aside.moved.take(is_over);
         let mut paths = Touched::default();
         self.cell.shared().moves.end(&over);
-        for (held, _) in over {
-            held.iter().for_each(|(path, _)| paths.touch(outermost_missing(&state.snapshot, path), Depth::Tree));
+        for (path, _) in over {
+            paths.touch(outermost_missing(&state.snapshot, &path), Depth::Tree);
         }
         self.local.bring_back(&paths);
         !paths.is_empty()
@@ -214,7 +226,7 @@ impl CollectionActor {
     pub(super) fn tell_arrivals(&self) {
         let mut lists = self.cell.shared().moves.lists();
         let saved = self.local.saved;
-        if lists.arriving.iter().all(|arriving| arriving.change > saved) {
+        if lists.all_arriving().all(|arriving| arriving.change > saved) {
             return;
         }
         let Some(state) = self.cell.load() else { return };
@@ -222,9 +234,13 @@ impl CollectionActor {
         missing.extend(&self.local.journal.left);
         // What was left out under another name, too.
         missing.extend(&self.local.touched);
-        let is_over =
-            |it: &mut Arriving| it.change <= saved && it.is_over(path_of(&state, it.number).as_deref(), &missing);
-        let over: Vec<_> = lists.arriving.extract_if(.., is_over).collect();
+        let mut over = Vec::new();
+        lists.arriving.retain(|number, arriving| {
+            let path = path_of(&state, *number);
+            let is_over = |it: &mut Arriving| it.change <= saved && it.is_over(path.as_deref(), &missing);
+            over.extend(arriving.extract_if(.., is_over));
+            !arriving.is_empty()
+        });
         drop(lists);
         over.iter().for_each(|arriving| arriving.transit.arrive());
     }
@@ -234,11 +250,6 @@ impl CollectionActor {
 fn path_of(state: &CollectionState, number: u32) -> Option<Vec<u8>> {
     let node = state.node(number).filter(|node| state.snapshot.is_linked(*node))?;
     Some(state.snapshot.path(node))
-}
-
-/// Are any of the paths at this one, in it or above it?
-fn is_around(paths: &Touched, path: &[u8]) -> bool {
-    paths.covers(path) || paths.iter().any(|(other, _)| is_below(other, path))
 }
 
 /// Is there something where something was taken away, or a file in the place of a directory above it?
@@ -252,7 +263,7 @@ fn outermost_missing<'p>(snapshot: &Snapshot, path: &'p [u8]) -> &'p [u8] {
     directories_above(path).find(|above| snapshot.find(above).is_none()).unwrap_or(path)
 }
 
-fn directories_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn directories_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(slash, _)| &path[..slash])
 }
 
@@ -271,15 +282,30 @@ mod tests {
     #[test]
     fn move_is_over_when_the_server_has_all_of_it() {
         let onward = transit();
-        let arriving = Arriving { transit: transit(), number: 7, change: 5, onward: Vec::new() };
+        let arriving = Arriving { transit: transit(), change: 5, onward: Vec::new() };
         let at = |missing: &[&str]| arriving.is_over(Some(b"d/x"), &touched(missing));
         assert!(at(&[]) && at(&["d", "d/y", "d/xy", "e"]));
         assert!(!at(&["d/x"]) && !at(&["d/x/half-written"]));
+        let whole = |missing: &[&str]| arriving.is_over(Some(b""), &touched(missing));
+        assert!(whole(&[]) && !whole(&["e"]), "all that a journal had");
         assert!(arriving.is_over(None, &touched(&["d/x"])), "it was removed there, which is what somebody wanted");
         let arriving = Arriving { onward: vec![onward.clone()], ..arriving };
         assert!(!arriving.is_over(None, &Touched::default()));
         onward.arrive();
         assert!(arriving.is_over(None, &Touched::default()));
+    }
+
+    #[test]
+    fn actor_that_takes_the_place_of_another_goes_on_with_its_numbers() {
+        let moves = Moves::default();
+        let arriving = Arriving { transit: transit(), change: 5, onward: vec![transit()] };
+        moves.lists().arriving.insert(7, vec![arriving]);
+        for (is_saved, expected) in [(true, (5, 5)), (false, (5, 0))] {
+            let mut local = Local::default();
+            moves.go_on(&mut local, is_saved);
+            assert_eq!((local.changes, local.saved), expected);
+        }
+        assert!(moves.expects_any() && moves.leaving().is_empty() && moves.awaited().len() == 1);
     }
 
     #[test]

@@ -12,8 +12,7 @@
 //! taken away, it is not held back.
 
 use crate::actors::Supervisor;
-use crate::actors::collection::aside::is_below;
-use crate::actors::collection::moving::Transit;
+use crate::actors::collection::moving::{Transit, directories_above};
 use crate::journal::{Change, Operation, Recovered, Sequence};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -60,20 +59,23 @@ impl UnfinishedMoves {
         for (journal, target, source) in ways {
             moves.0.entry((journal, target.to_owned())).or_default().sources.push(source.to_owned());
         }
-        let is_last = |edge: &Edge| last_of(journals, edge.source) == Some(edge.journal);
-        let edges: Vec<_> = all.into_iter().filter(is_last).collect();
-        let graph: BTreeSet<(&str, &str)> = edges.iter().map(|edge| (edge.source, edge.target)).collect();
+        let edges: Vec<_> = all.iter().filter(|edge| last_of(journals, edge.source) == Some(edge.journal)).collect();
+        let graph: BTreeSet<Way> = edges.iter().map(|edge| edge.way()).collect();
         let cell = |uuid: &str| supervisor.collection(uuid);
-        let transits: Vec<_> =
-            edges.iter().map(|edge| Transit::between(&cell(edge.source), &cell(edge.target))).collect();
-        for (edge, transit) in edges.iter().zip(&transits) {
+        let transit = |way: &Way| Transit::between(&cell(way.0), &cell(way.1));
+        // Which of the files came by which move is not known, so all that go the same way are one.
+        let transits: BTreeMap<Way, _> = graph.iter().map(|way| (*way, transit(way))).collect();
+        for edge in edges {
             let leaving = &mut moves.0.entry((edge.journal, edge.source.to_owned())).or_default().leaving;
-            leaving.push((edge.path.to_vec(), transit.clone()));
-            let onward = edges.iter().zip(&transits).filter(|(other, _)| is_onward(&graph, edge, other));
+            leaving.extend(transits.get(&edge.way()).map(|transit| (edge.path().to_vec(), transit.clone())));
+        }
+        for (way, transit) in &transits {
+            let onward = transits.iter().filter(|(other, _)| is_onward(&graph, *way, **other));
             let onward = onward.map(|(_, transit)| transit.clone()).collect();
+            let (_, target) = *way;
             // What the last journal has of it is saved last.
-            let last = last_of(journals, edge.target);
-            let arriving = &mut moves.0.entry((last.unwrap_or_default(), edge.target.to_owned())).or_default().arriving;
+            let last = last_of(journals, target).unwrap_or_default();
+            let arriving = &mut moves.0.entry((last, target.to_owned())).or_default().arriving;
             arriving.push((transit.clone(), onward));
         }
         moves
@@ -84,13 +86,26 @@ impl UnfinishedMoves {
     }
 }
 
+/// From one collection to another.
+type Way<'c> = (&'c str, &'c str);
+
 /// Something was moved from one collection to another, of which a journal has something.
-#[derive(Debug, PartialEq, Eq)]
 struct Edge<'c> {
     journal: usize,
     source: &'c str,
-    path: &'c [u8],
     target: &'c str,
+    /// What the journal says of the place that it was taken away from.
+    change: &'c Change,
+}
+
+impl<'c> Edge<'c> {
+    fn path(&self) -> &'c [u8] {
+        self.change.operation.path()
+    }
+
+    fn way(&self) -> Way<'c> {
+        (self.source, self.target)
+    }
 }
 
 fn last_of(journals: &[&Collections], uuid: &str) -> Option<usize> {
@@ -102,41 +117,43 @@ fn last_of(journals: &[&Collections], uuid: &str) -> Option<usize> {
 fn carry(recovered: &mut [Recovered]) -> Vec<(usize, String, Vec<u8>)> {
     let journals: Vec<&Collections> = recovered.iter().map(|found| &found.collections).collect();
     let ids: Vec<String> = recovered.iter().map(|found| found.journal.id()).collect();
-    let mut wanted = Vec::new();
+    let mut later = BTreeMap::new();
+    let mut wanted: BTreeMap<(usize, usize, String), Vec<(Fate, Change)>> = BTreeMap::new();
     for edge in moves_of(&journals) {
         let Some(last) = last_of(&journals, edge.source).filter(|last| *last > edge.journal) else { continue };
-        let later = journals[edge.journal + 1..=last].iter().filter_map(|collections| collections.get(edge.source));
-        let fate = Fate::of(edge.path, later.flatten().map(|(_, change)| change));
-        let is_it =
-            |(_, change): &&(Sequence, Change)| change.moved_to.is_some() && change.operation.path() == edge.path;
-        let change = journals[edge.journal][edge.source].iter().rev().find(is_it).map(|(_, change)| change.clone());
-        wanted.extend(change.map(|change| (edge.journal, last, edge.source.to_owned(), fate, change)));
+        let later = later.entry((edge.journal, edge.source)).or_insert_with(|| {
+            let later = journals[edge.journal + 1..=last].iter().filter_map(|collections| collections.get(edge.source));
+            Later::of(later.flatten().map(|(_, change)| change))
+        });
+        let moved = wanted.entry((edge.journal, last, edge.source.to_owned())).or_default();
+        moved.push((later.fate(edge.path()), edge.change.clone()));
     }
     let mut carried = Vec::new();
-    for (from, last, source, fate, mut change) in wanted {
-        let path = change.operation.path().to_vec();
-        match fate {
-            Fate::Occupied => continue,
-            Fate::Told => {}
-            Fate::Unknown => {
-                let journal = &recovered[last].journal;
-                change.state = journal.reach(&source).0;
-                change.after.extend(ids[..last].iter().cloned());
-                match journal.append(&source, &change, true) {
-                    Ok(sequence) => {
-                        recovered[last].collections.entry(source.clone()).or_default().push((sequence, change))
-                    }
-                    Err(error) => {
-                        tracing::warn!(collection = source, %error, "cannot note in a journal what was moved away");
-                        continue;
-                    }
-                }
+    for ((from, last, source), moved) in wanted {
+        let journal = &recovered[last].journal;
+        let (state, _) = journal.reach(&source);
+        let is_untold = |(fate, _): &&(Fate, Change)| *fate == Fate::Unknown;
+        let untold = moved.iter().filter(is_untold).map(|(_, change)| {
+            let after = change.after.iter().chain(&ids[..last]).cloned().collect();
+            Change { state, after, ..change.clone() }
+        });
+        let untold: Vec<Change> = untold.collect();
+        let noted = if untold.is_empty() { Ok(Sequence(0)) } else { journal.append_together(&source, &untold, true) };
+        let is_noted = noted.is_ok();
+        match noted {
+            Ok(end) => {
+                let sequences = (end.0.saturating_sub(untold.len() as u64) + 1..).map(Sequence);
+                recovered[last].collections.entry(source.clone()).or_default().extend(sequences.zip(untold));
             }
+            Err(error) => tracing::warn!(collection = source, %error, "cannot note in a journal what was moved away"),
         }
+        let is_carried = |fate: &Fate| *fate == Fate::Told || (*fate == Fate::Unknown && is_noted);
+        let moved = moved.into_iter().filter(|(fate, _)| is_carried(fate));
+        let paths: BTreeSet<Vec<u8>> = moved.map(|(_, change)| change.operation.path().to_vec()).collect();
         if let Some(changes) = recovered[from].collections.get_mut(&source) {
-            changes.retain(|(_, change)| change.moved_to.is_none() || change.operation.path() != path);
+            changes.retain(|(_, change)| change.moved_to.is_none() || !paths.contains(change.operation.path()));
         }
-        carried.push((from, source, path));
+        carried.extend(paths.into_iter().map(|path| (from, source.clone(), path)));
     }
     carried
 }
@@ -152,20 +169,37 @@ enum Fate {
     Occupied,
 }
 
-impl Fate {
-    fn of<'c>(path: &[u8], later: impl Iterator<Item = &'c Change>) -> Fate {
-        let mut fate = Fate::Unknown;
-        for change in later {
-            let other = change.operation.path();
-            let is_removal = matches!(change.operation, Operation::Remove { .. });
-            if is_below(other, path) && !is_removal {
-                return Fate::Occupied;
-            }
-            if other == path || (is_removal && (other.is_empty() || is_below(path, other))) {
-                fate = Fate::Told;
-            }
+/// What later journals say of a collection.
+#[derive(Default)]
+struct Later<'c> {
+    paths: BTreeSet<&'c [u8]>,
+    removed: BTreeSet<&'c [u8]>,
+    made: BTreeSet<&'c [u8]>,
+}
+
+impl<'c> Later<'c> {
+    fn of(changes: impl Iterator<Item = &'c Change>) -> Later<'c> {
+        let mut later = Later::default();
+        for change in changes {
+            let path = change.operation.path();
+            later.paths.insert(path);
+            match change.operation {
+                Operation::Remove { .. } => later.removed.insert(path),
+                _ => later.made.insert(path),
+            };
         }
-        fate
+        later
+    }
+
+    fn fate(&self, path: &[u8]) -> Fate {
+        // Between "path/" and "path0", the byte after the slash.
+        let (inside, next) = ([path, b"/"].concat(), [path, b"0"].concat());
+        let mut above = directories_above(path).chain([&b""[..]]);
+        match () {
+            () if self.made.range(&inside[..]..&next[..]).next().is_some() => Fate::Occupied,
+            () if self.paths.contains(path) || above.any(|above| self.removed.contains(above)) => Fate::Told,
+            () => Fate::Unknown,
+        }
     }
 }
 
@@ -174,20 +208,20 @@ fn moves_of<'c>(journals: &[&'c Collections]) -> Vec<Edge<'c>> {
     for (journal, collections) in journals.iter().enumerate() {
         for (source, changes) in collections.iter() {
             // What was done to a path last decides.
-            let last: BTreeMap<&[u8], Option<&str>> =
-                changes.iter().map(|(_, change)| (change.operation.path(), change.moved_to.as_deref())).collect();
-            let moved = last.into_iter().filter_map(|(path, target)| Some((path, target?)));
+            let last: BTreeMap<&[u8], &Change> =
+                changes.iter().map(|(_, change)| (change.operation.path(), change)).collect();
+            let moved = last.into_values().filter_map(|change| Some((change, change.moved_to.as_deref()?)));
             let is_left = |target: &str| journals.iter().any(|collections| collections.contains_key(target));
             let moved = moved.filter(|(_, target)| is_left(target) && target != source);
-            edges.extend(moved.map(|(path, target)| Edge { journal, source, path, target }));
+            edges.extend(moved.map(|(change, target)| Edge { journal, source, target, change }));
         }
     }
     edges
 }
 
-/// Is the other move one from where the first one went, and not to where that leads back?
-fn is_onward(graph: &BTreeSet<(&str, &str)>, first: &Edge<'_>, other: &Edge<'_>) -> bool {
-    other.source == first.target && !leads_to(graph, other.target, other.source)
+/// Is the other way one from where the first one goes, and not to where that leads back?
+fn is_onward(graph: &BTreeSet<Way>, first: Way, other: Way) -> bool {
+    other.0 == first.1 && !leads_to(graph, other.1, other.0)
 }
 
 fn leads_to(graph: &BTreeSet<(&str, &str)>, from: &str, to: &str) -> bool {
@@ -242,9 +276,10 @@ mod tests {
             ("a", removed("z", Some("saved"))),
         ]);
         let second = collections([("b", removed("other", None))]);
-        let expected = [Edge { journal: 0, source: "a", path: b"y", target: "b" }];
-        assert_eq!(moves_of(&[&first, &second]), expected);
-        assert_eq!(moves_of(&[&first]), []);
+        let moves = moves_of(&[&first, &second]);
+        let found: Vec<_> = moves.iter().map(|edge| (edge.journal, edge.way(), edge.path())).collect();
+        assert_eq!(found, [(0, ("a", "b"), &b"y"[..])]);
+        assert!(moves_of(&[&first]).is_empty());
     }
 
     #[test]
@@ -285,6 +320,18 @@ mod tests {
     }
 
     #[test]
+    fn later_journals_tell_of_a_path_what_is_there_what_is_in_it_or_that_it_was_removed() {
+        let changes = [removed("gone", None), made("new"), made("full/x"), removed("empty/x", None), made("deep")];
+        let later = Later::of(changes.iter());
+        let fate = |path: &str| later.fate(path.as_bytes());
+        assert_eq!(["gone", "gone/x", "new", "empty/x"].map(fate), [Fate::Told; 4]);
+        assert_eq!(["full", "full/x"].map(fate), [Fate::Occupied, Fate::Told]);
+        assert_eq!(["deep/x", "empty", "empty/y", "gone-not", "fu"].map(fate), [Fate::Unknown; 5]);
+        let all = [removed("", None)];
+        assert_eq!(Later::of(all.iter()).fate(b"any"), Fate::Told);
+    }
+
+    #[test]
     fn moves_wait_for_those_that_come_after_them_and_never_in_a_circle() {
         let journal = collections([
             ("a", removed("1", Some("b"))),
@@ -292,9 +339,9 @@ mod tests {
             ("c", removed("3", Some("d"))),
             ("d", removed("4", Some("c"))),
         ]);
-        let edges = moves_of(&[&journal]);
-        let graph = edges.iter().map(|edge| (edge.source, edge.target)).collect();
-        let waits = |first: usize, other: usize| is_onward(&graph, &edges[first], &edges[other]);
+        let ways: Vec<Way> = moves_of(&[&journal]).iter().map(Edge::way).collect();
+        let graph = ways.iter().copied().collect();
+        let waits = |first: usize, other: usize| is_onward(&graph, ways[first], ways[other]);
         let circles = [(0, 1), (1, 2), (2, 3), (3, 2), (0, 2)].map(|(first, other)| waits(first, other));
         assert_eq!(circles, [true, false, false, false, false]);
     }

@@ -5,7 +5,6 @@
 
 use crate::actors::Error;
 use crate::actors::collection::CollectionActor;
-use crate::actors::collection::aside;
 use crate::actors::collection::state::CollectionState;
 use crate::tree::commit::Touched;
 use actix::Context;
@@ -35,9 +34,7 @@ impl Waits {
                 let node = state.node(*number).filter(|node| state.snapshot.is_linked(*node));
                 node.is_some_and(|node| paths.covers(&state.snapshot.path(node)))
             }),
-            Waits::Paths(waited) => waited
-                .iter()
-                .any(|waited| paths.covers(waited) || paths.iter().any(|(path, _)| aside::is_below(path, waited))),
+            Waits::Paths(waited) => waited.iter().any(|waited| paths.is_around(waited)),
         }
     }
 }

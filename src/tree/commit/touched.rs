@@ -56,6 +56,16 @@ impl Touched {
             || self.paths.get(&b""[..]) == Some(&Depth::Tree)
     }
 
+    /// Whether something is noted of this path, of all that is below a directory above it, or of anything in it.
+    pub fn is_around(&self, path: &[u8]) -> bool {
+        let (inside, next) = match path {
+            b"" => return !self.is_empty(),
+            // Between "path/" and "path0", the byte after the slash.
+            _ => ([path, b"/"].concat(), [path, b"0"].concat()),
+        };
+        self.covers(path) || self.paths.range(inside..next).next().is_some()
+    }
+
     /// The paths in two halves; `None` if there is only one.
     pub fn halves(&self) -> Option<(Touched, Touched)> {
         let middle = self.len() / 2;
