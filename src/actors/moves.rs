@@ -71,12 +71,10 @@ impl Supervisor {
         loop {
             let mut refused = None;
             for target in &before.targets {
-                // What a journal has of it may not be taken over yet; that does not wait for us.
-                let is_loaded = target.load().is_some();
-                let saved = if is_loaded {
-                    self.save_alone(target, files, Need::Server).await.map(drop)
-                } else {
-                    Err(Error::Busy)
+                // Of what an earlier mount has left it may be loaded only now.
+                let saved = match self.collection_state(target, false).await {
+                    Ok(_) => self.save_alone(target, files, Need::Server).await.map(drop),
+                    Err(error) => Err(error),
                 };
                 if let Err(error) = saved {
                     refused = Some((target.clone(), error));
@@ -94,7 +92,6 @@ impl Supervisor {
                 continue;
             }
             return match refused {
-                Some((_, Error::Busy)) => Err(Error::Busy),
                 Some((target, error)) => {
                     tracing::warn!(
                         collection = cell.key(),
