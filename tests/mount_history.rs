@@ -1,11 +1,11 @@
 //! Several mounts and several other clients on one collection, with kills, slow servers and lost answers: afterwards every
 //! acknowledged version of every file is there, or was replaced by a client that had seen it.
 //!
-//! The clients: two mounts, each with a program that rewrites files in place, saves by renaming, moves, deletes and
-//! appends; a client that sets single files with `replace_files` under the server's condition on the version; one that
-//! writes whole manifests under that condition, as a careful SDK program would; and one that adds files without any
-//! condition, as WebDAV clients do. None of them destroys what it has not read, so whatever is missing in the end
-//! was destroyed by a mount. Programs on a mount read through the handle by which they write: what an open handle shows
+//! The clients: two mounts, each with a program that rewrites files in place, saves by renaming, moves, also to another
+//! collection and back, deletes and appends; a client that sets single files with `replace_files` under the server's condition
+//! on the version; one that writes whole manifests under that condition, as a careful SDK program would; and one that adds
+//! files without any condition, as WebDAV clients do. None of them destroys what it has not read, so whatever is missing in the
+//! end was destroyed by a mount. Programs on a mount read through the handle by which they write: what an open handle shows
 //! is what its writing replaces.
 //!
 //! Under `--commit-guard=auto` one loss is allowed, if the mount has said so in its log: another client wrote the same
@@ -62,6 +62,8 @@ struct Counters {
 struct Round<'a> {
     cluster: &'a Cluster,
     uuid: String,
+    /// To where the programs on mounts move something now and then.
+    aside: String,
     ledger: Ledger,
     /// Lines that were appended and acknowledged, by file.
     lines: Mutex<HashMap<String, Vec<String>>>,
@@ -106,8 +108,7 @@ fn clients_without_a_mount_lose_nothing() {
     let cluster = Cluster::start_with(&["--faults"]);
     let client = Client::new(&cluster);
     let counters = Counters::default();
-    let uuid = client.collection("without mounts", None, String::new()).uuid;
-    let round = Round::new(&cluster, uuid, &counters, 0);
+    let round = Round::new(&cluster, &client, "without mounts", &counters, 0);
     std::thread::scope(|scope| {
         round.others(scope, Random::seed("ARVADOS_HISTORY_SEED"));
         std::thread::sleep(ROUND / 4);
@@ -143,19 +144,19 @@ fn history(guard: &str, sync: &str, excuse: impl Fn(&str, &str, &str) -> bool) {
         if number >= rounds && proves() {
             break;
         }
-        let uuid = client.collection(&format!("history {number}"), None, String::new()).uuid;
-        let round = Round::new(&cluster, uuid, &counters, number);
+        let round = Round::new(&cluster, &client, &format!("history {number}"), &counters, number);
         round.run(&mut writers, seed.wrapping_add(number));
         for writer in &mut writers {
             writer.unmount_well();
             assert!(writer.journals() == 0 || !is_ours(), "all is saved, and a journal says something else");
         }
-        let files = client.files(&round.uuid);
+        let of = |round: &Round| [&round.uuid, &round.aside].map(|uuid| client.files(uuid));
+        let files = of(&round);
         let logs: String = writers.iter().map(Writer::log).collect();
-        round.judge(&files, |path| excuse(&logs, &round.uuid, path));
+        round.judge(&together(&files), |path| excuse(&logs, &round.uuid, path));
         for writer in &mut writers {
             writer.start_again();
-            let shown = files_below(&writer.collection(&round.uuid));
+            let shown = [&round.uuid, &round.aside].map(|uuid| files_below(&writer.collection(uuid)));
             assert!(shown == files, "the mount shows something else than the server has");
         }
     }
@@ -178,6 +179,12 @@ impl Counters {
     }
 }
 
+/// What is in both collections.
+fn together([files, aside]: &[Files; 2]) -> Files {
+    let aside = aside.iter().map(|(path, content)| (format!("aside/{path}"), content.clone()));
+    files.clone().into_iter().chain(aside).collect()
+}
+
 fn files_below(root: &Path) -> Files {
     fn walk(directory: &Path, prefix: &str, files: &mut Files) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -195,20 +202,25 @@ fn files_below(root: &Path) -> Files {
 }
 
 impl<'a> Round<'a> {
-    fn new(cluster: &'a Cluster, uuid: String, counters: &'a Counters, number: u64) -> Round<'a> {
+    fn new(cluster: &'a Cluster, client: &Client, name: &str, counters: &'a Counters, number: u64) -> Round<'a> {
         let stop = AtomicBool::new(false);
-        Round { cluster, uuid, ledger: Ledger::default(), lines: Mutex::default(), counters, stop, number }
+        let [uuid, aside] =
+            [name, &format!("{name} aside")].map(|name| client.collection(name, None, String::new()).uuid);
+        Round { cluster, uuid, aside, ledger: Ledger::default(), lines: Mutex::default(), counters, stop, number }
     }
 
     fn run(&self, writers: &mut [Writer], seed: u64) {
-        let paths: Vec<PathBuf> = writers.iter().map(|writer| writer.collection(&self.uuid)).collect();
-        fs::create_dir(paths[0].join("dir")).unwrap();
+        let places: Vec<[PathBuf; 2]> =
+            writers.iter().map(|writer| [&self.uuid, &self.aside].map(|uuid| writer.collection(uuid))).collect();
+        fs::create_dir(places[0][0].join("dir")).unwrap();
         std::thread::scope(|scope| {
-            for (mount, path) in paths.iter().enumerate() {
+            for (mount, [root, aside]) in places.iter().enumerate() {
                 scope.spawn(move || {
                     Program {
                         round: self,
-                        root: path,
+                        root,
+                        aside,
+                        moved: Vec::new(),
                         name: format!("m{mount}"),
                         random: Random::new(seed ^ mount as u64),
                         made: 0,
@@ -314,6 +326,9 @@ impl<'a> Round<'a> {
 struct Program<'a> {
     round: &'a Round<'a>,
     root: &'a Path,
+    aside: &'a Path,
+    /// Names there.
+    moved: Vec<String>,
     name: String,
     random: Random,
     made: u64,
@@ -324,12 +339,13 @@ struct Program<'a> {
 impl Program<'_> {
     fn run(mut self) {
         while !self.round.stopped() {
-            let done = match self.random.below(12) {
+            let done = match self.random.below(13) {
                 0..5 => self.rewrite(),
                 5..7 => self.create(),
                 7 => self.save_by_renaming(),
                 8 => self.take(),
                 9 => self.folder(),
+                10 => self.move_aside(),
                 _ => self.append(),
             };
             match done {
@@ -414,6 +430,20 @@ impl Program<'_> {
         let entry = self.round.ledger.issue(&taken, seen, None);
         let done = fs::remove_file(self.root.join(&taken));
         self.settle(entry, done)
+    }
+
+    /// A shared file to the other collection, or something from there back. Nobody else has these names, so nothing is replaced.
+    fn move_aside(&mut self) -> std::io::Result<()> {
+        self.made += 1;
+        let name = format!("{}-moved-{}", self.name, self.made);
+        if !self.moved.is_empty() && self.random.once_in(2) {
+            let moved = self.moved.swap_remove(self.random.below(self.moved.len() as u64) as usize);
+            return fs::rename(self.aside.join(moved), self.root.join(name));
+        }
+        let path = *self.random.choose(&SHARED);
+        fs::rename(self.root.join(path), self.aside.join(&name))?;
+        self.moved.push(name);
+        Ok(())
     }
 
     fn folder(&mut self) -> std::io::Result<()> {
