@@ -117,7 +117,7 @@ pub async fn mount<F: FileSystem>(
     }
     let (begun, tree) = match begun {
         Some(begun) => begun,
-        None => (begin_at(path, &begin).await?, None),
+        None => (begin_at(path, options, &begin).await?, None),
     };
     let notifier = Notifier::start(begun.device, requests)?;
     let ending = notifier.clone();
@@ -142,14 +142,24 @@ pub async fn mount<F: FileSystem>(
     Ok(mounted)
 }
 
-/// Begins at a place where a mount whose process was killed may be in the way. Nobody can use that, so it goes.
-async fn begin_at(path: &Path, begin: impl AsyncFn(&Path) -> std::io::Result<Begun>) -> std::io::Result<Begun> {
+/// Begins at a place where a mount whose process was killed may be in the way. Nobody can use that, so it goes; but not one of another
+/// type, which may say the same while it waits for a network, nor one that came meanwhile.
+async fn begin_at(
+    path: &Path,
+    options: &Options,
+    begin: impl AsyncFn(&Path) -> std::io::Result<Begun>,
+) -> std::io::Result<Begun> {
+    let subtype = options.subtype.as_deref().unwrap_or_default();
     loop {
-        match begin(path).await {
-            Err(error) if is_dead(&error) && mountpoint::unmount_dead(path).map_err(std::io::Error::other)? => {
+        let known = mountpoint::find(path).filter(|mount| mount.matches(Some(subtype)));
+        match (begin(path).await, known) {
+            (Err(error), Some(dead)) if is_dead(&error) => {
+                if !mountpoint::unmount_dead(path, &dead).map_err(std::io::Error::other)? {
+                    return Err(error);
+                }
                 tracing::warn!(mount = %path.display(), "a mount that has died was still here: it was taken away");
             }
-            result => return result,
+            (result, _) => return result,
         }
     }
 }

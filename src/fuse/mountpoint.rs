@@ -173,14 +173,14 @@ pub fn unmount(path: &Path, subtype: Option<&str>, limit: Duration) -> Result<bo
     }
 }
 
-/// Takes away the uppermost mount at `path` if it is a FUSE mount: the caller has seen that nobody serves it any more. Returns whether
-/// it was there. Errors: [`Error::Dead`].
-pub(super) fn unmount_dead(path: &Path) -> Result<bool, Error> {
-    let is_fuse = uppermost(&list()?, path).is_some_and(|mount| mount.matches(None));
-    if is_fuse {
+/// Takes away the uppermost mount at `path` if it is `dead`, of which the caller has seen that nobody serves it any more. Returns
+/// whether it was there. Errors: [`Error::Dead`].
+pub(super) fn unmount_dead(path: &Path, dead: &MountPoint) -> Result<bool, Error> {
+    let is_there = uppermost(&list()?, path) == Some(dead);
+    if is_there {
         detach(path, true).map_err(|reason| Error::Dead { reason })?;
     }
-    Ok(is_fuse)
+    Ok(is_there)
 }
 
 /// Takes away all FUSE mounts at and below `path`, the deepest first.

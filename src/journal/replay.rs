@@ -75,8 +75,11 @@ impl Pending {
             Some(changes) => {
                 let bases = changes.values_mut().flat_map(|change| &mut change.bases);
                 for (path, base) in bases {
+                    let is_gone = |above| known.get(above).is_some_and(|known| **known != Base::Directory);
                     if let Some(known) = known.get(&**path) {
                         base.clone_from(known);
+                    } else if directories_above(path).any(is_gone) {
+                        *base = Base::Absent;
                     }
                 }
                 sent.push(last);
@@ -101,6 +104,10 @@ impl Pending {
         self.collections.values_mut().for_each(thin);
         self.sent.values_mut().for_each(thin_sent);
     }
+}
+
+fn directories_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(slash, _)| &path[..slash])
 }
 
 /// Says what the server had at a path, in place of what the change said so far.

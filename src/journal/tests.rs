@@ -334,6 +334,25 @@ fn saves_that_fail_for_days_do_not_fill_the_journal() {
     assert!(journal.close(), "nothing is left");
 }
 
+/// Or who restores the directory afterwards, as it was, would be taken for the server as it was.
+#[test]
+fn what_was_in_a_directory_whose_removal_has_arrived_is_gone_too() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let here = || Base::File { pieces: Vec::new() };
+    let bases = [("d", Base::Directory), ("d/sub/x", here()), ("dd", here())];
+    let bases = bases.map(|(path, base)| (path.into(), base)).to_vec();
+    let removal = Change { bases, ..change(Operation::Remove { path: "d".into() }) };
+    journal.append(ONE, &removal, false).unwrap();
+    journal.sent(ONE, &sent(vec![("d".into(), Base::Absent)])).unwrap();
+    journal.arrived(ONE).unwrap();
+    kill(journal);
+    let found = recovered(&account);
+    let (_, change) = &found.collections[ONE][0];
+    let absent = |path: &str| (path.as_bytes().to_vec(), Base::Absent);
+    assert_eq!(change.bases, [absent("d"), absent("d/sub/x"), ("dd".into(), here())]);
+}
+
 #[test]
 fn save_that_may_have_arrived_stays_when_a_later_one_is_refused() {
     let (_directory, account) = account();

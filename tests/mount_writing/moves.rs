@@ -243,6 +243,42 @@ fn what_was_moved_away_before_a_kill_is_gone_when_the_next_mount_appears() {
     fixture.writer.unmount_well();
 }
 
+/// The journal of the first mount still has the removal, for the sake of another.
+#[test]
+fn what_was_put_where_something_had_been_moved_away_outlives_a_second_kill() {
+    if !is_ours() {
+        return;
+    }
+    let (mut fixture, uuid, other) = two_collections(&["--sync=fsync", "--retries=0"]);
+    let path = fixture.path();
+    let save_at_once = |name: &str, data: &[u8]| {
+        let mut file = fs::File::create(path.join(name)).unwrap();
+        file.write_all(data).unwrap();
+        file.sync_all().unwrap();
+    };
+    refuse_saves_of(&fixture, &uuid, 403);
+    fs::rename(path.join("a"), other.join("moved")).unwrap();
+    fs::rename(path.join("d/b"), other.join("b")).unwrap();
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    save_at_once("a", b"another");
+    save_at_once("z", b"later");
+    assert!(fixture.server_has("a", b"another"));
+    fixture.writer.kill();
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    assert_eq!(fs::read(path.join("a")).unwrap(), b"another");
+    fixture.control("faults", json!({"api": []}));
+    until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first"));
+    fixture.writer.unmount_well();
+    assert!(fixture.server_has("a", b"another") && fixture.server_has("z", b"later"));
+    assert_eq!(
+        (fixture.server_names(), names_of(&fixture, &uuid)),
+        (strings(&["a", "z"]), strings(&["b", "full/x", "moved", "taken"]))
+    );
+}
+
 #[test]
 fn move_out_of_a_collection_that_cannot_be_saved_outlives_a_kill() {
     if is_ours() {

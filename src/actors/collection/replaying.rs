@@ -179,8 +179,14 @@ impl Stage {
                 // Where no change is left it is the server that knows what came after it.
                 let is_newer = newest.around(path).is_some_and(|state| state <= save.state);
                 if is_newer && (save.has_arrived || sent::is_there(today, path, put_there)?) {
-                    forget(&mut files, path);
-                    forget(&mut contents, path);
+                    if *put_there == Base::Directory {
+                        // What the save has brought into it is told by itself, and something may have been left out.
+                        files.remove(path);
+                        contents.remove(path);
+                    } else {
+                        forget(&mut files, path);
+                        forget(&mut contents, path);
+                    }
                     sent::make(&mut mine, path, put_there)?;
                 }
             }

@@ -9,7 +9,8 @@
 //! Journals of one collection may be taken over one after the other, and none may wait for what comes after it. So a removal that is to be
 //! held back is the business of the last journal that has something of the collection: it is written down there ([`carry`]) unless
 //! that, or one in between, says itself what became of the path. Where it cannot be, or something was made since where it was
-//! taken away, it is not held back.
+//! taken away, it is not held back. A mount that has taken over what earlier ones left writes such removals down with whatever else it
+//! does to the collection. So where its journal does not speak of one, that is over: the removal was saved, or something was put there.
 
 use crate::actors::Supervisor;
 use crate::actors::collection::moving::{Transit, directories_above};
@@ -55,9 +56,12 @@ impl UnfinishedMoves {
         let journals: Vec<&Collections> = recovered.iter().map(|found| &found.collections).collect();
         let journals = &journals[..];
         let all = moves_of(journals);
-        let ways: BTreeSet<_> = all.iter().map(|edge| (edge.journal, edge.target, edge.source)).collect();
-        for (journal, target, source) in ways {
-            moves.0.entry((journal, target.to_owned())).or_default().sources.push(source.to_owned());
+        // Which journal has what was moved, nobody can tell from where the removal is.
+        let ways: BTreeSet<Way> = all.iter().map(Edge::way).collect();
+        for (source, target) in ways {
+            for journal in (0..journals.len()).filter(|journal| journals[*journal].contains_key(target)) {
+                moves.0.entry((journal, target.to_owned())).or_default().sources.push(source.to_owned());
+            }
         }
         let edges: Vec<_> = all.iter().filter(|edge| last_of(journals, edge.source) == Some(edge.journal)).collect();
         let graph: BTreeSet<Way> = edges.iter().map(|edge| edge.way()).collect();
@@ -132,7 +136,9 @@ fn carry(recovered: &mut [Recovered]) -> Vec<(usize, String, Vec<u8>)> {
     for ((from, last, source), moved) in wanted {
         let journal = &recovered[last].journal;
         let (state, _) = journal.reach(&source);
-        let is_untold = |(fate, _): &&(Fate, Change)| *fate == Fate::Unknown;
+        // A mount that has taken over a removal writes it down with whatever else it does, until it is over.
+        let is_over = journal.follows(&source, &ids[from]);
+        let is_untold = |(fate, _): &&(Fate, Change)| *fate == Fate::Unknown && !is_over;
         let untold = moved.iter().filter(is_untold).map(|(_, change)| {
             let after = change.after.iter().chain(&ids[..last]).cloned().collect();
             Change { state, after, ..change.clone() }

@@ -49,6 +49,11 @@ impl Touched {
         self.paths.iter().map(|(path, &depth)| (&**path, depth))
     }
 
+    /// Whether something is noted of this very path.
+    pub fn contains(&self, path: &[u8]) -> bool {
+        self.paths.contains_key(path)
+    }
+
     /// Whether something is noted of this path or of all that is below a directory above it.
     pub fn covers(&self, path: &[u8]) -> bool {
         self.paths.contains_key(path)
