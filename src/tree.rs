@@ -29,6 +29,7 @@ mod fold;
 mod merge;
 mod name_table;
 mod overlay;
+pub mod path;
 mod segments;
 mod snapshot;
 #[cfg(test)]

@@ -90,9 +90,7 @@ fn campaign(mode: &str) {
         writer.start_again();
         if random.once_in(3) {
             std::thread::sleep(Duration::from_millis(random.below(200)));
-            writer.kill();
-            writer.clear();
-            writer.start_again();
+            writer.start_after_kill();
         }
         let (files, folders) = shown(&roots);
         workers.iter_mut().for_each(|worker| worker.judge("the mount", &files, Some(&folders)));

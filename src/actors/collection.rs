@@ -552,10 +552,7 @@ fn changes_between(
 ) -> (Vec<news::Change>, Vec<u32>) {
     let (mut changes, mut brought) = (Vec::new(), Vec::new());
     for change in differences {
-        let (above, name) = match change.path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => (&change.path[..slash], &change.path[slash + 1..]),
-            None => (&b""[..], &change.path[..]),
-        };
+        let (above, name) = crate::tree::path::split(&change.path);
         let (before, after) = (change.old.map(|node| old.number(node)), change.new.map(|node| new.number(node)));
         brought.extend(after);
         changes.extend(before.filter(|number| after == Some(*number)).map(news::Change::Node));

@@ -5,6 +5,7 @@
 
 use super::change::{Base, Change, Operation, Sent, Sequence};
 use super::record::Record;
+use crate::tree::path::ancestors;
 use std::collections::{BTreeMap, HashMap};
 
 /// Changes of one collection that the server has not got, in order.
@@ -78,7 +79,7 @@ impl Pending {
                     let is_gone = |above| known.get(above).is_some_and(|known| **known != Base::Directory);
                     if let Some(known) = known.get(&**path) {
                         base.clone_from(known);
-                    } else if directories_above(path).any(is_gone) {
+                    } else if ancestors(path).any(is_gone) {
                         *base = Base::Absent;
                     }
                 }
@@ -104,10 +105,6 @@ impl Pending {
         self.collections.values_mut().for_each(thin);
         self.sent.values_mut().for_each(thin_sent);
     }
-}
-
-fn directories_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(slash, _)| &path[..slash])
 }
 
 /// Says what the server had at a path, in place of what the change said so far.

@@ -185,6 +185,13 @@ impl Writer {
         force_down(&self.path());
     }
 
+    /// Dies, and is mounted again at the same place.
+    pub fn start_after_kill(&mut self) {
+        self.kill();
+        self.clear();
+        self.start_again();
+    }
+
     /// `fusermount3 -u`, and how the program ended.
     pub fn unmount(&mut self) -> ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(10);

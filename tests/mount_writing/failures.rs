@@ -196,9 +196,7 @@ fn what_was_closed_survives_the_death_of_the_mount() {
     append(&path.join("a"), b" and more").unwrap();
     fs::rename(path.join("d"), path.join("renamed")).unwrap();
     assert_eq!(fixture.server_names(), ["a", "d/b"], "nothing is saved yet");
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     assert_eq!(names(&path), ["a", "new", "renamed"]);
     assert_eq!(fs::read(path.join("new")).unwrap(), b"content");
     fixture.writer.unmount_well();

@@ -71,9 +71,7 @@ fn far_more_unsaved_files_than_descriptors_survive_a_kill() {
     assert!(backing_files(&fixture.writer.journal()).len() >= FILES as usize);
     let open = descriptors(fixture.writer.pid());
     assert!(open < 500, "{open} descriptors");
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     let open = descriptors(fixture.writer.pid());
     assert!(open < 500, "{open} descriptors after taking over");
     for number in 0..FILES {

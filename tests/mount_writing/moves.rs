@@ -108,9 +108,7 @@ fn move_half_of_which_is_refused_outlives_a_kill(refuses_target: bool) {
         assert_eq!(fs::read(other.join("tree/unsaved")).unwrap(), b"never saved where it was");
     };
     assert_is_shown();
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     assert_is_shown();
     assert!(names(&path).is_empty());
     if refuses_target {
@@ -171,14 +169,10 @@ fn what_a_second_mount_left_does_not_wait_for_the_target_of_a_move_that_is_refus
     let path = fixture.path();
     refuse_saves_of(&fixture, &uuid, 403);
     fs::rename(path.join("a"), other.join("moved")).unwrap();
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     assert_eq!((names(&path), fs::read(other.join("moved")).unwrap()), (strings(&["d"]), b"first".to_vec()));
     save(&path.join("new"), b"of the second mount").unwrap();
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     until("what the second left to be saved", || fixture.server_has("new", b"of the second mount"));
     assert!(fixture.server_has("a", b"first"), "in both collections rather than in none");
     assert_eq!((names(&path), fs::read(other.join("moved")).unwrap()), (strings(&["d", "new"]), b"first".to_vec()));
@@ -259,15 +253,11 @@ fn what_was_put_where_something_had_been_moved_away_outlives_a_second_kill() {
     refuse_saves_of(&fixture, &uuid, 403);
     fs::rename(path.join("a"), other.join("moved")).unwrap();
     fs::rename(path.join("d/b"), other.join("b")).unwrap();
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     save_at_once("a", b"another");
     save_at_once("z", b"later");
     assert!(fixture.server_has("a", b"another"));
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     assert_eq!(fs::read(path.join("a")).unwrap(), b"another");
     fixture.control("faults", json!({"api": []}));
     until("the target to be saved", || fixture.client.has(&uuid, "moved", b"first"));

@@ -94,9 +94,7 @@ fn policy_error_tells_a_writer_in_the_middle_of_writing() {
         save(&path.join("later"), b"later").unwrap();
         std::thread::sleep(Duration::from_secs(2));
         assert!(fixture.server_has("a", b"theirs"), "{sync}");
-        fixture.writer.kill();
-        fixture.writer.clear();
-        fixture.writer.start_again();
+        fixture.writer.start_after_kill();
         until("the journal to be taken over", || fs::read(path.join("a")).unwrap() == b"MINE, more of it");
         assert!(fixture.server_has("a", b"theirs"), "{sync}");
         save(&path.join("a"), b"mine again").unwrap();
@@ -122,9 +120,7 @@ fn policy_error_tells_a_writer_who_has_only_opened_the_file_yet() {
     assert_eq!(fs::read(path.join("a")).unwrap(), b"mine!");
     save(&path.join("later"), b"later").unwrap();
     assert!(fixture.server_has("a", b"theirs"));
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     until("the journal to be taken over", || fs::read(path.join("a")).unwrap() == b"mine!");
     assert!(fixture.server_has("a", b"theirs"));
     save(&path.join("a"), b"mine again").unwrap();

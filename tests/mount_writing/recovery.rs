@@ -281,8 +281,7 @@ fn mode_periodic_saves_at_the_end_of_the_period_and_not_at_close() {
     std::thread::sleep(std::time::Duration::from_secs(2));
     let saves: Vec<_> = fixture.requests(since).into_iter().filter(|request| request.starts_with('P')).collect();
     assert!(saves.is_empty(), "{saves:?}");
-    kill(&mut fixture.writer);
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     assert_eq!(fs::read(path.join("new")).unwrap(), b"content");
     fixture.writer.unmount_well();
     assert!(fixture.server_has("new", b"content"));

@@ -117,9 +117,7 @@ fn refused_path_survives_the_death_of_the_mount() {
         save(&fixture.path().join(format!("later{number}")), b"later").unwrap();
     }
     std::thread::sleep(Duration::from_millis(300));
-    fixture.writer.kill();
-    fixture.writer.clear();
-    fixture.writer.start_again();
+    fixture.writer.start_after_kill();
     assert_eq!(fs::read(fixture.path().join("bad")).unwrap(), b"content");
     fixture.control("faults", json!({"api": []}));
     until("the refused file", || fixture.server_has("bad", b"content"));

@@ -2,8 +2,9 @@
 //!
 //! There may be tens of thousands, and each change of the collection asks about its own path, so they are found by it.
 
-use crate::actors::collection::moving::{Transit, directories_above};
+use crate::actors::collection::moving::Transit;
 use crate::tree::commit::{Depth, Touched};
+use crate::tree::path::ancestors;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ impl Held {
 
     /// Is this one of the paths, or in one?
     pub(super) fn covers(&self, path: &[u8]) -> bool {
-        self.paths.contains_key(path) || directories_above(path).any(|above| self.paths.contains_key(above))
+        self.paths.contains_key(path) || ancestors(path).any(|above| self.paths.contains_key(above))
     }
 
     /// All paths, with all that was in them.

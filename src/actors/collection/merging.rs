@@ -20,6 +20,7 @@ use crate::journal::Sent;
 use crate::keep::manifest::Piece;
 use crate::keep::{BlockHash, Locator};
 use crate::tree::commit::{Depth, Touched};
+use crate::tree::path::split;
 use crate::tree::{Change, Conflict, Merge, NodeId, Snapshot, diff, merge, same_content};
 use actix::Context;
 use async_trait::async_trait;
@@ -126,9 +127,7 @@ fn merge_now(
     let mut editor = snapshot.edit();
     if on_conflict != OnConflict::KeepBoth {
         for conflict in &conflicts {
-            let slash = conflict.kept_as.iter().rposition(|byte| *byte == b'/');
-            let (above, name) = slash
-                .map_or((&b""[..], &conflict.kept_as[..]), |at| (&conflict.kept_as[..at], &conflict.kept_as[at + 1..]));
+            let (above, name) = split(&conflict.kept_as);
             if let Some(directory) = editor.snapshot().find(above) {
                 editor.remove(directory, name)?;
             }
@@ -283,10 +282,7 @@ impl CollectionActor {
         let mut changes = Vec::new();
         let mut brought = Vec::new();
         for change in merged.differences {
-            let (above, name) = match change.path.iter().rposition(|byte| *byte == b'/') {
-                Some(slash) => (&change.path[..slash], &change.path[slash + 1..]),
-                None => (&b""[..], &change.path[..]),
-            };
+            let (above, name) = split(&change.path);
             let parent = current.snapshot.find(above).map(|node| current.number(node));
             if let Some(node) = change.new {
                 let number = state.numbers.number(node);

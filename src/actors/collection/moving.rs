@@ -22,6 +22,7 @@ use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::unfinished::Unfinished;
 use crate::actors::collection::{CollectionActor, CollectionCell};
 use crate::tree::commit::{Depth, Touched};
+use crate::tree::path::ancestors;
 use crate::tree::{NodeId, Snapshot};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -151,7 +152,7 @@ impl Moves {
     fn move_on(&self, state: &CollectionState, path: &[u8], transit: &Arc<Transit>) {
         let mut lists = self.lists();
         let Some(node) = state.snapshot.find(path).filter(|_| !lists.arriving.is_empty()) else { return };
-        let above = directories_above(path).filter_map(|above| state.snapshot.find(above)).chain([NodeId::ROOT]);
+        let above = ancestors(path).filter_map(|above| state.snapshot.find(above)).chain([NodeId::ROOT]);
         for node in nodes_below(&state.snapshot, node).into_iter().chain(above) {
             for arriving in lists.arriving.get_mut(&state.number(node)).into_iter().flatten() {
                 arriving.onward.push(transit.clone());
@@ -255,16 +256,12 @@ fn path_of(state: &CollectionState, number: u32) -> Option<Vec<u8>> {
 /// Is there something where something was taken away, or a file in the place of a directory above it?
 fn is_replaced(snapshot: &Snapshot, path: &[u8]) -> bool {
     let is_file = |above: &[u8]| snapshot.find(above).is_some_and(|node| !snapshot.is_directory(node));
-    snapshot.find(path).is_some() || directories_above(path).any(is_file)
+    snapshot.find(path).is_some() || ancestors(path).any(is_file)
 }
 
 /// The path, or the outermost directory above it that was removed since.
 fn outermost_missing<'p>(snapshot: &Snapshot, path: &'p [u8]) -> &'p [u8] {
-    directories_above(path).find(|above| snapshot.find(above).is_none()).unwrap_or(path)
-}
-
-pub(super) fn directories_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(slash, _)| &path[..slash])
+    ancestors(path).find(|above| snapshot.find(above).is_none()).unwrap_or(path)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::actors::refresh::Reply;
 use crate::dirty::DirtyFile;
 use crate::remote::keep::PutRequest;
 use crate::tree::commit::Depth;
+use crate::tree::path::split;
 use crate::tree::{Editor, NodeId, Snapshot, conflict_name};
 use actix::{Context, Handler, Message};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -439,10 +440,7 @@ impl CollectionActor {
         path: Vec<u8>,
         now: DateTime<Utc>,
     ) -> Result<(), Error> {
-        let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => (&path[..slash], &path[slash + 1..]),
-            None => (&b""[..], &path[..]),
-        };
+        let (above, name) = split(&path);
         let Some(directory) = edit.snapshot().find(above).filter(|node| edit.snapshot().is_directory(*node)) else {
             return Err(Error::Gone);
         };

@@ -19,6 +19,7 @@ use crate::keep::manifest::Piece;
 use crate::keep::{BlockHash, Locator};
 use crate::remote::keep::PutRequest;
 use crate::tree::commit::{Depth, Touched};
+use crate::tree::path::{ancestors, split};
 use crate::tree::{Editor, NodeId, Snapshot, same_content};
 use chrono::Utc;
 use std::collections::{BTreeMap, HashSet};
@@ -55,8 +56,7 @@ impl<'c> Newest<'c> {
     /// none.
     fn around(&self, path: &[u8]) -> Option<u64> {
         let own = self.0.get(path).map(|(state, _)| *state);
-        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
-        let above = slashes.chain([&b""[..]]).filter_map(|above| self.0.get(above));
+        let above = ancestors(path).chain([&b""[..]]).filter_map(|above| self.0.get(above));
         let above = above.filter(|(_, removes)| *removes).map(|(state, _)| *state);
         let inside = [path, b"/"].concat();
         let below = self.0.range(&inside[..]..).take_while(|(other, _)| other.starts_with(&inside));
@@ -290,13 +290,6 @@ pub(super) fn piece(recorded: &RecordedPiece) -> Result<Piece<Locator>, Error> {
         |error: crate::keep::locator::LocatorError| Error::Failed(format!("a journal with a bad locator: {error}"));
     let block = recorded.locator.parse().map_err(wrong)?;
     Ok(Piece { block, block_size: recorded.block_size, offset: recorded.offset, length: recorded.length })
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
 }
 
 /// Takes out the path and all that is in it.

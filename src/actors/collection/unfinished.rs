@@ -13,8 +13,9 @@
 //! does to the collection. So where its journal does not speak of one, that is over: the removal was saved, or something was put there.
 
 use crate::actors::Supervisor;
-use crate::actors::collection::moving::{Transit, directories_above};
+use crate::actors::collection::moving::Transit;
 use crate::journal::{Change, Operation, Recovered, Sequence};
+use crate::tree::path::ancestors;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -200,7 +201,7 @@ impl<'c> Later<'c> {
     fn fate(&self, path: &[u8]) -> Fate {
         // Between "path/" and "path0", the byte after the slash.
         let (inside, next) = ([path, b"/"].concat(), [path, b"0"].concat());
-        let mut above = directories_above(path).chain([&b""[..]]);
+        let mut above = ancestors(path).chain([&b""[..]]);
         match () {
             () if self.made.range(&inside[..]..&next[..]).next().is_some() => Fate::Occupied,
             () if self.paths.contains(path) || above.any(|above| self.removed.contains(above)) => Fate::Told,

@@ -9,9 +9,9 @@
 //! large ones that were moved here as a whole are (see [`WHOLE_DIRECTORY`]).
 
 use super::touched::{Depth, Touched};
-use super::{ancestors, join, split};
 use crate::keep::manifest::{Form, RESERVED_NAME};
 use crate::tree::diff::pair_children;
+use crate::tree::path::{ancestors, join, split};
 use crate::tree::{EditError, Kind, NodeId, Snapshot, same_content};
 use std::collections::{BTreeMap, HashSet};
 

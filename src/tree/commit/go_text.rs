@@ -10,8 +10,8 @@
 use super::edits::{Edits, Now};
 use super::line::{Lines, Origin, empty_directory, lines};
 use super::path_key::PathKey;
-use super::{ancestors, join, split};
 use crate::keep::{BlockHash, PortableDataHash};
+use crate::tree::path::{ancestors, join, split};
 use crate::tree::{Kind, NodeId, Snapshot};
 use imbl::OrdMap;
 use md5::{Digest, Md5};

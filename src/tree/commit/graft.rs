@@ -1,7 +1,7 @@
 //! A tree with some of the changes of another: what a half of a refused group is committed from.
 
 use super::touched::{Depth, Touched};
-use super::{ancestors, split};
+use crate::tree::path::{ancestors, split};
 use crate::tree::{EditError, Editor, Kind, NodeId, Snapshot, same_content};
 
 /// `base` with what `target` has at the touched paths. Directories that those need are made, in the place of a file if

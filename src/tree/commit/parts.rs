@@ -8,8 +8,8 @@
 //! and the server would be left with neither.
 
 use super::edits::Edits;
-use super::join;
 use super::touched::{Depth, Touched};
+use crate::tree::path::join;
 use crate::tree::{NodeId, Snapshot, same_content};
 use std::collections::HashMap;
 

@@ -4,6 +4,7 @@ use crate::keep::manifest::{Form, Piece, rewrite_locators};
 use crate::keep::replace_files::{Replaced, replace_files};
 use crate::keep::signature::strip_signatures;
 use crate::keep::{BlockHash, Locator, PortableDataHash};
+use crate::tree::path::split;
 use crate::tree::{EditError, Kind, NodeId, Snapshot, diff, same_content};
 use proptest::prelude::*;
 use serde::Deserialize;

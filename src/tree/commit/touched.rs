@@ -3,6 +3,7 @@
 //! Whether there is a difference in the end is not asked here: a file that was made and removed again is touched, and
 //! comparing the two trees at that path will find nothing.
 
+use crate::tree::path::ancestors;
 use std::collections::BTreeMap;
 
 /// How much may differ at a path.
@@ -57,7 +58,7 @@ impl Touched {
     /// Whether something is noted of this path or of all that is below a directory above it.
     pub fn covers(&self, path: &[u8]) -> bool {
         self.paths.contains_key(path)
-            || super::ancestors(path).any(|above| self.paths.get(above) == Some(&Depth::Tree))
+            || ancestors(path).any(|above| self.paths.get(above) == Some(&Depth::Tree))
             || self.paths.get(&b""[..]) == Some(&Depth::Tree)
     }
 
