@@ -205,6 +205,18 @@ impl Journal {
         Ok(sequence)
     }
 
+    /// As [`Journal::append_together`], not durable, if what the changes say still holds when nothing can come between them and
+    /// what was noted before; otherwise `None`, and nothing is written.
+    pub fn append_if(
+        &self,
+        collection: &str,
+        changes: &[Change],
+        still_holds: impl FnOnce() -> bool,
+    ) -> Result<Option<Sequence>, Error> {
+        let mut log = self.log();
+        still_holds().then(|| log.append(collection, changes)).transpose()
+    }
+
     /// Brings all that was appended so far to the disk. Errors: [`Error::NotDurable`], and those of a rewrite.
     pub fn sync(&self) -> Result<(), Error> {
         let (file, writes) = {

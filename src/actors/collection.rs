@@ -64,6 +64,7 @@ pub mod guard;
 mod held;
 pub mod housekeeper;
 mod journaling;
+mod landed;
 mod local;
 pub mod merging;
 pub mod moving;

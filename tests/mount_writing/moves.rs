@@ -110,7 +110,7 @@ fn move_half_of_which_is_refused_outlives_a_kill(refuses_target: bool) {
     assert_is_shown();
     fixture.writer.start_after_kill();
     assert_is_shown();
-    assert!(names(&path).is_empty());
+    assert_eq!(names(&path), Vec::<String>::new());
     if refuses_target {
         // The next mount takes nothing away either.
         save(&path.join("later"), b"nothing to do with it").unwrap();

@@ -306,3 +306,32 @@ fn mount_does_not_wait_for_what_the_cluster_refuses() {
     until("it to be saved", || fixture.server_has("new", b"left"));
     fixture.writer.unmount_well();
 }
+
+/// What the journal says that the server had must not be from before a save of which it knows that it arrived: what others look like
+/// is kept.
+#[test]
+fn what_was_removed_while_its_save_was_answered_stays_away_after_a_kill() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&[&["--sync=idle:1"], &QUIET[..]].concat());
+    let path = fixture.path();
+    let files: Vec<PathBuf> = (0..400).map(|number| path.join(format!("file{number:03}"))).collect();
+    for round in 0..2 {
+        for file in &files {
+            save(file, b"saved once").unwrap();
+        }
+        let slow = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "delay": 0.2, "times": 1});
+        let since = fixture.sequence();
+        fixture.control("faults", json!({"api": [slow]}));
+        until("the save to be sent", || fixture.requests(since).iter().any(|it| it.contains(&fixture.made.uuid)));
+        // One after the other, each of them in the journal, until long after the answer.
+        for file in &files {
+            fs::remove_file(file).unwrap();
+        }
+        assert!(fixture.server_names().len() > files.len(), "they are there still");
+        fixture.writer.start_after_kill();
+        assert_eq!(names(&path), ["a", "d"], "{round}");
+        until("the removals to be saved", || fixture.server_names() == ["a", "d/b"]);
+    }
+}

@@ -14,6 +14,7 @@
 
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::guard::Plan;
+use crate::actors::collection::landed::Landed;
 use crate::actors::collection::signing::Asked;
 use crate::actors::collection::state::{Base, CollectionState};
 use crate::actors::collection::{CollectionCell, SUMMARY, Writing};
@@ -67,6 +68,7 @@ pub(super) struct Commit {
     /// Files with blocks that the server does not take from us and that cannot be stored anew.
     pub(super) lost: BTreeMap<Vec<u8>, dirty::Error>,
     pub(super) asked: Asked,
+    pub(super) landed: Landed,
     /// What was sent, as long as it is not known whether it arrived.
     pub(super) sent: Vec<Sent>,
     /// The journal has a note of the last of them, and not only of others.

@@ -100,7 +100,9 @@ impl CollectionActor {
         let change = self.local.changes;
         // What was brought back and is not saved yet may have its only record among the earlier ones.
         let is_all_here = self.local.brought_back <= self.local.saved;
-        if let Some(snapshot) = self.local.aside.known(&state.base.snapshot) {
+        let (arrivals, there) = self.local.landed.now();
+        let known = self.local.aside.known(there.as_ref().unwrap_or(&state.base.snapshot));
+        if let Some(snapshot) = known.or(there) {
             let base = Base { snapshot, ..(*state.base).clone() };
             state = Arc::new(CollectionState { base: Arc::new(base), ..(*state).clone() });
         }
@@ -111,9 +113,11 @@ impl CollectionActor {
         let files_again = files.clone();
         let after = self.environment.writing.as_ref().map(|writing| writing.earlier.adopted(&uuid)).unwrap_or_default();
         let moved_to = self.cell.shared().moves.targets(&touched);
+        let landed = self.local.landed.clone();
         let work = async move {
             let state = (&state, change, &after[..]);
-            let result = recording::record(&journal, &uuid, state, &moved_to, &touched, &files, is_durable).await;
+            let journal = (&journal, &landed, arrivals);
+            let result = recording::record(journal, &uuid, state, &moved_to, &touched, &files, is_durable).await;
             Ok((result, waiters))
         };
         let work = Work::start(&self.environment.network, format!("journal of {}", self.cell.key()), work);
@@ -125,7 +129,15 @@ impl CollectionActor {
                 Err(error) => (Err(error), Vec::new()),
             };
             let answer = match result {
-                Ok(Recorded { last: sequence, synced, bare, left_out }) => {
+                Ok(Recorded { is_outdated: true, .. }) => {
+                    let pump = &mut actor.local.journal;
+                    pump.touched.extend(&again);
+                    pump.files.extend(files_again);
+                    pump.is_durable |= is_durable;
+                    pump.waiters.splice(0..0, waiters);
+                    return actor.write_journal(context);
+                }
+                Ok(Recorded { last: sequence, synced, bare, left_out, .. }) => {
                     actor.copy_soon(bare, context);
                     if let Some(sequence) = sequence {
                         actor.local.journal.was_written(change, sequence, again);

@@ -9,6 +9,7 @@ use crate::actors::collection::aside::{Aside, Reason};
 use crate::actors::collection::copying::Copying;
 use crate::actors::collection::guard::Guard;
 use crate::actors::collection::journaling::Pump;
+use crate::actors::collection::landed::Landed;
 use crate::actors::collection::moving::Transit;
 use crate::actors::collection::saving::Running;
 use crate::actors::collection::sent::Unknown;
@@ -52,6 +53,8 @@ pub(super) struct Local {
     pub(super) refused: Option<(Instant, Error)>,
     /// Saves of which it is not known whether they arrived.
     pub(super) sent: Unknown,
+    /// What a save under way has brought to the server.
+    pub(super) landed: Landed,
     /// Nobody stops the actor while it has something that is not saved.
     pub(super) keeps: Option<Arc<CollectionCell>>,
     pub(super) journal: Pump,

@@ -4,6 +4,7 @@
 use crate::actors::Error;
 use crate::actors::collection::Writing;
 use crate::actors::collection::draft::Draft;
+use crate::actors::collection::landed::Landed;
 use crate::actors::collection::state::CollectionState;
 use crate::dirty::content::{Extent, Source};
 use crate::dirty::{Backing, Content, DirtyFile};
@@ -41,6 +42,8 @@ struct Found {
 /// What was written down.
 pub(super) struct Recorded {
     pub(super) last: Option<Sequence>,
+    /// Nothing was: a save has arrived since, and what was to be said of the server is not so any more.
+    pub(super) is_outdated: bool,
     /// Whether it is on the disk, where that was asked for.
     pub(super) synced: Result<(), Error>,
     /// Files of which it has locators that no commit has named yet, instead of the bytes.
@@ -52,9 +55,10 @@ pub(super) struct Recorded {
 
 /// Writes down what is at the touched paths, all together: of a file that was moved, one of its places is among them in any case.
 /// `files` are written down although they are open for writing; others that are open are left out, for nobody was promised anything
-/// of what is being written to them. `number`: that of the state. `after`, `moved_to`: see [`Change`].
+/// of what is being written to them. `number`: that of the state. `after`, `moved_to`: see [`Change`]. `arrivals`: how many saves
+/// the state knows of.
 pub(super) async fn record(
-    journal: &Arc<Journal>,
+    (journal, landed, arrivals): (&Arc<Journal>, &Landed, u64),
     uuid: &str,
     (state, number, after): (&Arc<CollectionState>, u64, &[String]),
     moved_to: &HashMap<Vec<u8>, String>,
@@ -80,13 +84,18 @@ pub(super) async fn record(
             change.moved_to = moved_to.get(path).cloned();
         }
     }
-    let (journal, uuid) = (journal.clone(), uuid.to_owned());
+    let (journal, landed, uuid) = (journal.clone(), landed.clone(), uuid.to_owned());
     let work = tokio::task::spawn_blocking(move || {
-        let last = if changes.is_empty() { None } else { Some(journal.append_together(&uuid, &changes, false)?) };
+        let mut last = None;
+        let mut is_outdated = false;
+        if !changes.is_empty() {
+            last = journal.append_if(&uuid, &changes, || landed.is_still(arrivals))?;
+            is_outdated = last.is_none();
+        }
         drop(held);
         // What is in the journal has to be settled there one day, whether it is on the disk or not.
-        let synced = if durable { journal.sync().map_err(Error::from) } else { Ok(()) };
-        Ok(Recorded { last, synced, bare, left_out })
+        let synced = if durable && !is_outdated { journal.sync().map_err(Error::from) } else { Ok(()) };
+        Ok(Recorded { last, is_outdated, synced, bare, left_out })
     });
     work.await.map_err(|error| Error::Failed(format!("writing to the journal: {error}")))?
 }

@@ -300,6 +300,7 @@ impl CollectionActor {
             is_unsure: !self.local.sent.is_empty(),
             lost: BTreeMap::new(),
             asked: std::mem::take(&mut self.local.asked),
+            landed: self.local.landed.clone(),
             sent: Vec::new(),
             is_noted: false,
             prepared: None,
@@ -350,6 +351,7 @@ impl CollectionActor {
                 self.fetch(context);
             }
         }
+        self.local.landed.was_taken_in();
         sent::add(&mut self.local.sent, sent, Instant::now());
         for Blamed { paths, error } in &blamed {
             self.fail_waiters_of(paths, change, error, context);

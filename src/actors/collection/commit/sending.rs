@@ -238,6 +238,7 @@ impl Commit {
         self.prepared = None;
         // On what it has led to the conditions of all that was sent before fail.
         self.sent.clear();
+        self.landed.arrived(goal.clone());
         // After this note the log may be written anew.
         tokio::task::block_in_place(|| {
             if let Some(journal) = self.writing.journal.as_ref().filter(|_| self.is_noted)
