@@ -38,7 +38,7 @@ mod write;
 
 pub use block_table::BlockId;
 pub use children::Children;
-pub use diff::{Change, diff, same_content, starts_with};
+pub use diff::{Change, consists_of, diff, same_content, starts_with};
 pub use edit::{EditError, Editor};
 pub use fold::Fold;
 pub use merge::{Conflict, Merge, conflict_name, merge};

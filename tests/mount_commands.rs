@@ -77,6 +77,21 @@ fn what_goes_wrong_is_said_where_the_command_was_typed() {
     assert!(!is_mounted(&path));
 }
 
+/// It is tried for minutes, and whoever has typed the command is not to wonder.
+#[test]
+fn mount_that_waits_for_its_cluster_says_so() {
+    let cluster = Cluster::start();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = mount_command(&cluster);
+    // Port 1 (tcpmux) is served nowhere.
+    command.env("ARVADOS_API_HOST", "127.0.0.1:1").arg("--retries=3").arg(directory.path());
+    let output = run(&mut command, LIMIT);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(text.matches("trying again").count(), 1, "{text}");
+    assert!(text.lines().all(|line| line.contains("cannot connect to 127.0.0.1:1: ")), "{text}");
+}
+
 #[test]
 fn signals_end_an_idle_mount_with_status_0() {
     let cluster = Cluster::start();

@@ -72,6 +72,7 @@ pub mod numbers;
 pub mod opened;
 pub mod operation;
 mod overwritten;
+pub mod placing;
 mod recording;
 pub mod recovering;
 mod renewing;

@@ -5,6 +5,8 @@
 //! hashes; who has the bytes can find out.
 
 use super::{Kind, NodeId, Segment, Snapshot};
+use crate::keep::Locator;
+use crate::keep::manifest::Piece;
 use std::cmp::Ordering;
 
 /// A path that differs.
@@ -89,6 +91,14 @@ pub fn same_content(left: &Snapshot, left_node: NodeId, right: &Snapshot, right_
         }
     }
     true
+}
+
+/// Whether a node is a file that consists of these pieces, as far as hashes tell.
+pub fn consists_of(snapshot: &Snapshot, file: NodeId, pieces: &[Piece<Locator>]) -> bool {
+    let mut alone = Snapshot::empty().edit();
+    let made = alone.set_file(NodeId::ROOT, b"file", pieces);
+    let alone = alone.finish();
+    made.is_ok_and(|made| same_file(snapshot, file, &alone, made))
 }
 
 /// Whether two nodes are files with the same data as far as hashes tell.

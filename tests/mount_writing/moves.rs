@@ -9,10 +9,14 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 /// With another collection that has the files `taken` (`"theirs"`) and `full/x` (`"x"`): its uuid, and where it is shown.
 fn two_collections(options: &[&str]) -> (Fixture, String, PathBuf) {
-    let fixture = Fixture::old(&[&QUIET[..], options].concat());
+    with_another(Fixture::old(&[&QUIET[..], options].concat()))
+}
+
+fn with_another(fixture: Fixture) -> (Fixture, String, PathBuf) {
     let manifest = fixture.client.manifest(&[("taken", b"theirs"), ("full/x", b"x")]);
     let other = fixture.client.collection("other", None, manifest);
     let path = fixture.writer.collection(&other.uuid);
@@ -136,6 +140,59 @@ fn move_half_of_which_is_refused_outlives_a_kill(refuses_target: bool) {
 fn move_into_a_collection_that_cannot_be_saved_outlives_a_kill() {
     if is_ours() {
         move_half_of_which_is_refused_outlives_a_kill(true);
+    }
+}
+
+/// Its layout is another one then, and nothing else.
+#[test]
+fn what_is_saved_while_it_is_on_its_way_is_moved() {
+    if !is_ours() {
+        return;
+    }
+    let (fixture, uuid, other) = two_collections(&["--retries=0"]);
+    let path = fixture.path();
+    fs::create_dir(path.join("made")).unwrap();
+    for (name, top) in [("new", "new"), ("made/inside", "made")] {
+        let since = fixture.sequence();
+        let refused = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "status": 403, "times": 1});
+        // The refused save is tried again after two seconds, in the middle of that.
+        let slow = json!({"method": ["PUT", "PATCH"], "path": uuid, "delay": 4, "times": 1});
+        fixture.control("faults", json!({"api": [refused, slow]}));
+        assert_eq!(errno(save(&path.join(name), b"not saved at once")), libc::EACCES);
+        fs::rename(path.join(top), other.join(top)).unwrap();
+        let saves =
+            |uuid: &str| fixture.requests(since).iter().filter(|it| it.starts_with('P') && it.contains(uuid)).count();
+        assert!(saves(&fixture.made.uuid) >= 2, "{:?}", fixture.requests(since));
+        assert_eq!(names(&path), ["a", "d", "made"][..if top == "new" { 3 } else { 2 }]);
+        assert!(fixture.client.has(&uuid, name, b"not saved at once"));
+        until("the removal to be saved", || !fixture.server_names().contains(&name.to_owned()));
+    }
+}
+
+#[test]
+fn what_another_client_changes_while_it_is_on_its_way_is_moved_as_it_is_then() {
+    if !is_ours() {
+        return;
+    }
+    let (fixture, uuid, other) = with_another(Fixture::old(&[]));
+    let path = fixture.path();
+    // The listener needs a moment to be connected.
+    std::thread::sleep(Duration::from_secs(2));
+    fs::write(other.join("in the way"), "").unwrap();
+    for (changed, top, there) in [("a", "a", "in the way"), ("d/b", "d", "moved")] {
+        let inside = changed.replacen(top, there, 1);
+        let slow = json!({"method": ["PUT", "PATCH"], "path": uuid, "delay": 4, "times": 1});
+        fixture.control("faults", json!({"api": [slow]}));
+        std::thread::scope(|scope| {
+            let moving = scope.spawn(|| fs::rename(path.join(top), other.join(there)));
+            std::thread::sleep(Duration::from_millis(500));
+            fixture.client.put_files(&fixture.made.uuid, &[(changed, b"theirs")]);
+            moving.join().unwrap().unwrap();
+        });
+        assert!(!names(&path).contains(&top.to_owned()));
+        assert_eq!(fs::read(other.join(&inside)).unwrap(), b"theirs");
+        assert!(fixture.client.has(&uuid, &inside, b"theirs"));
+        until("the removal to be saved", || !fixture.server_names().contains(&changed.to_owned()));
     }
 }
 

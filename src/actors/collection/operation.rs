@@ -5,9 +5,9 @@
 use crate::actors::Error;
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::merging::OnConflict;
-use crate::actors::collection::moving::Transit;
 use crate::actors::collection::numbers::Time;
 use crate::actors::collection::opened::OpenFiles;
+use crate::actors::collection::placing::Moved;
 use crate::actors::collection::replaying::{put, remove};
 use crate::actors::collection::saving::Need;
 use crate::actors::collection::state::{CollectionState, Kind};
@@ -42,18 +42,10 @@ pub enum Operation {
     Written { number: u32 },
     /// Somebody set a time.
     SetModified { number: u32, time: DateTime<Utc> },
-    /// Puts a file or a directory from another collection here.
-    Place { parent: u32, name: Vec<u8>, moved: Moved, keep: bool },
-    /// Takes away what was placed elsewhere, whatever it is, unless it is not that any more or somebody writes to it.
+    /// Puts a file or a directory from another collection here. `placed`: in the place of what was put there before, with its number.
+    Place { parent: u32, name: Vec<u8>, moved: Moved, keep: bool, placed: Option<(u32, Moved)> },
+    /// Takes away what was placed elsewhere, unless it is not that any more or somebody writes to it.
     Take { parent: u32, name: Vec<u8>, moved: Moved },
-}
-
-/// A file or a directory on its way from one collection to another: names and references, no bytes.
-#[derive(Clone)]
-pub struct Moved {
-    pub state: Arc<CollectionState>,
-    pub node: NodeId,
-    pub transit: Arc<Transit>,
 }
 
 /// What came of it.
@@ -75,9 +67,9 @@ pub struct Apply {
 }
 
 /// Edits under way, and what else changes with them.
-struct Edit {
-    state: CollectionState,
-    editor: Editor,
+pub(super) struct Edit {
+    pub(super) state: CollectionState,
+    pub(super) editor: Editor,
     touched: Vec<(Vec<u8>, Depth)>,
     /// Files that nobody needs any more, but the journal perhaps.
     finished: Vec<Arc<DirtyFile>>,
@@ -96,12 +88,12 @@ impl Edit {
         }
     }
 
-    fn snapshot(&self) -> &Snapshot {
+    pub(super) fn snapshot(&self) -> &Snapshot {
         self.editor.snapshot()
     }
 
     /// A directory that something is to be changed in.
-    fn directory(&self, number: u32) -> Result<NodeId, Error> {
+    pub(super) fn directory(&self, number: u32) -> Result<NodeId, Error> {
         let node = self.state.node(number).ok_or(Error::Gone)?;
         if !self.snapshot().is_directory(node) {
             return Err(Error::NotADirectory);
@@ -111,7 +103,7 @@ impl Edit {
         if self.snapshot().is_linked(node) { Ok(node) } else { Err(Error::Gone) }
     }
 
-    fn path(&self, directory: NodeId, name: &[u8]) -> Vec<u8> {
+    pub(super) fn path(&self, directory: NodeId, name: &[u8]) -> Vec<u8> {
         let mut path = self.snapshot().path(directory);
         if !path.is_empty() {
             path.push(b'/');
@@ -120,11 +112,11 @@ impl Edit {
         path
     }
 
-    fn touch(&mut self, path: Vec<u8>, depth: Depth) {
+    pub(super) fn touch(&mut self, path: Vec<u8>, depth: Depth) {
         self.touched.push((path, depth));
     }
 
-    fn stamp(&mut self, node: NodeId, now: DateTime<Utc>) {
+    pub(super) fn stamp(&mut self, node: NodeId, now: DateTime<Utc>) {
         let number = self.state.number(node);
         if number != 0 {
             self.state.numbers.set_modified(number, Some(now));
@@ -132,7 +124,7 @@ impl Edit {
     }
 
     /// Forgets the drafts of what is not linked any more, unless somebody still has them open.
-    fn drop_drafts_of(&mut self, node: NodeId, open: &OpenFiles) {
+    pub(super) fn drop_drafts_of(&mut self, node: NodeId, open: &OpenFiles) {
         let number = self.state.number(node);
         if open.contains(number) {
             return;
@@ -160,7 +152,7 @@ impl Edit {
     }
 
     /// May what is at `target` be replaced by something that is a directory or not (`rename(2)`)?
-    fn check_replace(&self, target: NodeId, by_directory: bool) -> Result<(), Error> {
+    pub(super) fn check_replace(&self, target: NodeId, by_directory: bool) -> Result<(), Error> {
         match (by_directory, self.snapshot().is_directory(target)) {
             (true, false) => Err(Error::NotADirectory),
             (false, true) => Err(Error::IsADirectory),
@@ -324,62 +316,14 @@ impl CollectionActor {
                 }
                 node
             }
-            Operation::Place { parent, name, moved, keep } => {
-                let directory = edit.directory(parent)?;
-                self.check_not_held(&edit.path(directory, &name))?;
-                if let Some(target) = edit.snapshot().lookup(directory, &name) {
-                    if keep {
-                        return Err(Error::Exists);
-                    }
-                    edit.check_replace(target, moved.state.snapshot.is_directory(moved.node))?;
-                    edit.editor.remove(directory, &name)?;
-                    edit.drop_drafts_of(target, &self.cell.shared().open);
-                }
-                if files_below(&moved)
-                    .iter()
-                    .any(|(_, file)| moved.state.draft(moved.state.number(*file)).is_some_and(|draft| draft.is_open()))
-                {
-                    // Who writes to it writes into the collection that it is in: the caller copies instead.
-                    return Err(Error::CrossDevice);
-                }
-                let node = edit.editor.copy(&moved.state.snapshot, moved.node, directory, &name)?;
-                let path = edit.path(directory, &name);
-                edit.touch(path, Depth::Tree);
-                edit.stamp(directory, now);
-                hand_over(&mut edit, &moved, node);
+            Operation::Place { parent, name, moved, keep, placed: before } => {
+                let node = self.place(&mut edit, (parent, &name), &moved, (keep, before), now)?;
                 placed = Some(moved.transit);
                 node
             }
             Operation::Take { parent, name, moved } => {
-                let directory = edit.directory(parent)?;
-                let node = edit.snapshot().lookup(directory, &name).ok_or(Error::NotFound)?;
-                if !crate::tree::same_content(&moved.state.snapshot, moved.node, edit.snapshot(), node) {
-                    return Err(Error::Busy);
-                }
-                let mut drafts: Vec<(u32, Arc<Draft>)> = Vec::new();
-                for (_, below) in files_below(&moved) {
-                    let number = moved.state.number(below);
-                    let Some(draft) = edit.state.draft(number) else { continue };
-                    // What was written since to a file that was handed over is there too. To another it would be lost.
-                    let handed_over = moved.state.draft(number).is_some_and(|it| Arc::ptr_eq(&it.file, &draft.file));
-                    if draft.is_open() || (draft.is_changed() && !handed_over) {
-                        return Err(Error::Busy);
-                    }
-                    drafts.push((number, draft.clone()));
-                }
-                let path = edit.path(directory, &name);
-                self.check_not_held(&path)?;
-                edit.editor.remove(directory, &name)?;
-                taken = Some((path.clone(), moved.transit));
-                edit.touch(path, Depth::Entry);
-                edit.stamp(directory, now);
-                for (number, draft) in drafts {
-                    // Its bytes belong to the other collection now: nothing is discarded.
-                    draft.hand_over();
-                    if !self.cell.shared().open.contains(number) {
-                        edit.state.drafts.remove(&number);
-                    }
-                }
+                let (node, path) = self.take(&mut edit, (parent, &name), &moved, now)?;
+                taken = Some((path, moved.transit));
                 node
             }
         };
@@ -408,7 +352,7 @@ impl CollectionActor {
     }
 
     /// What somebody writes to who does not know yet that another client has changed it stays where it is.
-    fn check_not_held(&self, path: &[u8]) -> Result<(), Error> {
+    pub(super) fn check_not_held(&self, path: &[u8]) -> Result<(), Error> {
         self.local.aside.held(path).map_or(Ok(()), |error| Err(error.clone()))
     }
 
@@ -553,41 +497,6 @@ fn is_below(snapshot: &Snapshot, mut node: NodeId, top: NodeId) -> bool {
         node = snapshot.parent(node);
     }
     true
-}
-
-/// The files of what is moved, with the path of each below it.
-fn files_below(moved: &Moved) -> Vec<(Vec<Vec<u8>>, NodeId)> {
-    let snapshot = &moved.state.snapshot;
-    let mut files = Vec::new();
-    let mut pending = vec![(Vec::new(), moved.node)];
-    while let Some((path, node)) = pending.pop() {
-        if !snapshot.is_directory(node) {
-            files.push((path, node));
-            continue;
-        }
-        for child in snapshot.children(node) {
-            let mut below = path.clone();
-            below.push(snapshot.name(child).to_vec());
-            pending.push((below, child));
-        }
-    }
-    files
-}
-
-/// Unsaved data of what was moved from another collection come along, by reference.
-fn hand_over(edit: &mut Edit, moved: &Moved, top: NodeId) {
-    if moved.state.drafts.is_empty() {
-        return;
-    }
-    for (path, file) in files_below(moved) {
-        // Also what was saved meanwhile: the tree that is moved along does not have that yet.
-        let Some(draft) = moved.state.draft(moved.state.number(file)) else { continue };
-        let here = path.iter().try_fold(top, |directory, name| edit.editor.snapshot().lookup(directory, name));
-        if let Some(node) = here {
-            let number = edit.state.number(node);
-            edit.state.drafts.insert(number, Arc::new(Draft::unsaved(draft.file.clone())));
-        }
-    }
 }
 
 impl Handler<Apply> for CollectionActor {

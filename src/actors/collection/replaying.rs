@@ -20,7 +20,7 @@ use crate::keep::{BlockHash, Locator};
 use crate::remote::keep::PutRequest;
 use crate::tree::commit::{Depth, Touched};
 use crate::tree::path::{ancestors, split};
-use crate::tree::{Editor, NodeId, Snapshot, same_content};
+use crate::tree::{Editor, NodeId, Snapshot, consists_of};
 use chrono::Utc;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -95,7 +95,7 @@ pub(super) fn replay(
     let mut drafts = Vec::new();
     for (path, file) in files {
         if let Some(node) = mine.find(&path) {
-            let is_as_before = is_as_before(&base, &path, &file)?;
+            let is_as_before = is_as_before(&base, &path, &file);
             drafts.push((node, Arc::new(if is_as_before { Draft::touched(file) } else { Draft::unsaved(file) })));
         }
     }
@@ -227,12 +227,8 @@ impl Stage {
 }
 
 /// Does it consist of what the server had at its path?
-fn is_as_before(base: &Snapshot, path: &[u8], file: &DirtyFile) -> Result<bool, Error> {
-    let (Some(before), Some(pieces)) = (base.find(path), file.stored()) else { return Ok(false) };
-    let mut alone = Snapshot::empty().edit();
-    put(&mut alone, path, &pieces)?;
-    let alone = alone.finish();
-    Ok(alone.find(path).is_some_and(|node| same_content(base, before, &alone, node)))
+fn is_as_before(base: &Snapshot, path: &[u8], file: &DirtyFile) -> bool {
+    base.find(path).zip(file.stored()).is_some_and(|(before, pieces)| consists_of(base, before, &pieces))
 }
 
 /// Whether the record itself has the bytes that these pieces, a whole block, have on the server.

@@ -13,7 +13,7 @@ use crate::actors::Error;
 use crate::actors::collection::recording::bases;
 use crate::actors::collection::replaying::{directories, piece, put, remove};
 use crate::journal::{Base, Sent};
-use crate::tree::{Editor, Snapshot, same_content};
+use crate::tree::{Editor, Snapshot, consists_of};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -58,10 +58,7 @@ pub(super) fn is_there(theirs: &Snapshot, path: &[u8], put_there: &Base) -> Resu
         (Base::Directory, Some(node)) => theirs.is_directory(node),
         (Base::File { pieces }, Some(node)) => {
             let pieces = pieces.iter().map(piece).collect::<Result<Vec<_>, Error>>()?;
-            let mut alone = Snapshot::empty().edit();
-            put(&mut alone, path, &pieces)?;
-            let alone = alone.finish();
-            alone.find(path).is_some_and(|sent| same_content(&alone, sent, theirs, node))
+            consists_of(theirs, node, &pieces)
         }
         (_, None) => false,
     })

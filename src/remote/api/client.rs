@@ -22,7 +22,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AF
 use reqwest::{Method, Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -33,6 +33,10 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// The longest pause within an answer. Before it begins the server may think as long as the deadline allows: a list of
 /// old versions or a large manifest can take a minute (protocol.md 4.13).
 const SILENCE: Duration = Duration::from_secs(60);
+/// From this repetition on, two to four seconds after the first attempt, the log says that the cluster is waited for: a restart of
+/// the server is over by then. Not again within [`TELLING_PAUSE`], whatever the request.
+const TELLING: u32 = 3;
+const TELLING_PAUSE: Duration = Duration::from_secs(60);
 /// URLs longer than this are sent as forms: the SDK's limit.
 const LONGEST_URL: usize = 2048;
 /// The largest answer that is read into memory: 1000 records with full descriptions (512 KiB each) and room.
@@ -50,6 +54,8 @@ pub struct HttpApi {
     retries: Retries,
     discovery: OnceCell<Arc<Discovery>>,
     config: OnceCell<Arc<PublicConfig>>,
+    /// When the log has said last that the cluster is waited for. Held for a comparison.
+    told: Mutex<Option<Instant>>,
 }
 
 /// One request of ours, however often it is sent.
@@ -107,7 +113,8 @@ impl HttpApi {
             problem: error.to_string(),
         })?;
         let client = network.client(CONNECT)?;
-        Ok(HttpApi { network, client, root, retries, discovery: OnceCell::new(), config: OnceCell::new() })
+        let (discovery, config) = (OnceCell::new(), OnceCell::new());
+        Ok(HttpApi { network, client, root, retries, discovery, config, told: Mutex::default() })
     }
 
     /// Sends `call` until it succeeds, fails for good, or may not be repeated any more.
@@ -141,8 +148,29 @@ impl HttpApi {
                 error = %failure.error,
                 "api request is repeated"
             );
+            if repetition >= TELLING && self.is_time_to_tell() {
+                let waiting_s = deadline.saturating_duration_since(Instant::now()).as_secs();
+                tracing::warn!(error = %failure.error, waiting_s, "the cluster does not answer as it should: trying again");
+            }
             sleep_until(next).await;
         }
+    }
+
+    /// The address may be the mistake.
+    fn unreachable(&self, what: &str, error: &reqwest::Error) -> Error {
+        let host = &self.network.settings().api_host;
+        let problem = format!("cannot connect to {host}: {}", network::explain(error));
+        Error::Network { what: what.to_owned(), problem }
+    }
+
+    /// Whoever waits for the cluster is to know it; a thousand requests that wait are one outage.
+    fn is_time_to_tell(&self) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = told.is_none_or(|told| told.elapsed() >= TELLING_PAUSE);
+        if is_time {
+            *told = Some(Instant::now());
+        }
+        is_time
     }
 
     async fn attempt(
@@ -155,7 +183,7 @@ impl HttpApi {
         let _permit = self.network.api_permit().await;
         let mut response = self.request(call, request_id)?.send().await.map_err(|error| Failure {
             repeat: call.repeat == Repeat::Harmless || error.is_connect(),
-            error: broken(what, &error),
+            error: if error.is_connect() { self.unreachable(what, &error) } else { broken(what, &error) },
             retry_after: None,
         })?;
         let status = response.status().as_u16();

@@ -14,7 +14,8 @@ use super::{Directory, Site, pages};
 use crate::actors;
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::moving::Transit;
-use crate::actors::collection::operation::{Applied, Moved, Operation};
+use crate::actors::collection::operation::{Applied, Operation};
+use crate::actors::collection::placing::Moved;
 use crate::actors::collection::saving::{Files, Need, SyncMode};
 use crate::actors::collection::{CollectionCell, CollectionState, Kind as CollectionKind, Writing};
 use crate::actors::listing::{Item, ListingCell, Source, Target};
@@ -32,6 +33,8 @@ use std::time::Duration;
 
 /// How often a move is tried while somebody may just be closing what is moved: for half a second.
 const CLOSING: u32 = 50;
+/// How often a move is tried while what is moved is being changed. Each time takes a save of the target or a record in its journal.
+const CHANGING: u32 = 20;
 
 /// Where something is to be changed.
 enum Spot {
@@ -448,33 +451,54 @@ impl Site {
         (to_cell, to, to_inode, new_name): (&Arc<CollectionCell>, u32, Inode, &[u8]),
         keep: bool,
     ) -> Result<(), Error> {
-        let mut attempts = 0;
-        let transit = Transit::between(cell, to_cell);
-        let moved = loop {
-            let state = self.supervisor.collection_state(cell, false).await?;
-            // The kernel may take it for the folder that it was, see below.
-            let is_linked = |node: &NodeId| state.snapshot.is_linked(*node);
-            let directory = state.node(from).filter(is_linked).ok_or(Error::Stale)?;
-            let node = state.snapshot.lookup(directory, name).ok_or(Error::NotFound)?;
-            let moved = Moved { state: state.clone(), node, transit: transit.clone() };
-            let place = Operation::Place { parent: to, name: new_name.to_vec(), moved: moved.clone(), keep };
-            match self.supervisor.apply(to_cell, place, self.need_of_names()).await {
-                Ok(_) => break moved,
-                // The kernel tells that a file is not open any more some time after `close` has returned.
-                Err(actors::Error::CrossDevice) if attempts < CLOSING => {
-                    attempts += 1;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Err(error) => return Err(gone_is_stale(error)),
-            }
-        };
-        let take = Operation::Take { parent: from, name: name.to_vec(), moved };
-        let result = self.supervisor.apply(cell, take, self.need_of_names()).await.map(drop).map_err(gone_is_stale);
-        // The front end takes what it moved for the node that it was.
+        let result = self.place_and_take((cell, from, name), (to_cell, to, new_name), keep).await;
+        // The front end takes what it moved for the node that it was; and where it could not be taken away, the name is there all
+        // the same.
         if let Some(front_end) = self.front_end.get() {
             front_end.invalidate_entry(to_inode, new_name);
         }
-        result
+        result.map_err(gone_is_stale)
+    }
+
+    async fn place_and_take(
+        &self,
+        (cell, from, name): (&Arc<CollectionCell>, u32, &[u8]),
+        (to_cell, to, new_name): (&Arc<CollectionCell>, u32, &[u8]),
+        keep: bool,
+    ) -> Result<(), actors::Error> {
+        let (mut closing, mut changing) = (0, 0);
+        let mut placed = None;
+        loop {
+            let state = self.supervisor.collection_state(cell, false).await?;
+            // The kernel may take it for the folder that it was, see `move_between`.
+            let is_linked = |node: &NodeId| state.snapshot.is_linked(*node);
+            let directory = state.node(from).filter(is_linked).ok_or(actors::Error::Gone)?;
+            let node = state.snapshot.lookup(directory, name).ok_or(actors::Error::NotFound)?;
+            let moved = Moved { state: state.clone(), node, transit: Transit::between(cell, to_cell) };
+            let place = Operation::Place {
+                parent: to,
+                name: new_name.to_vec(),
+                moved: moved.clone(),
+                keep,
+                placed: placed.clone(),
+            };
+            match self.supervisor.apply(to_cell, place, self.need_of_names()).await {
+                Ok(applied) => placed = Some((applied.number, moved.clone())),
+                // The kernel tells that a file is not open any more some time after `close` has returned.
+                Err(actors::Error::CrossDevice) if closing < CLOSING => {
+                    closing += 1;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let take = Operation::Take { parent: from, name: name.to_vec(), moved };
+            match self.supervisor.apply(cell, take, self.need_of_names()).await {
+                // Another client has changed it since, or somebody here.
+                Err(actors::Error::Busy) if changing < CHANGING => changing += 1,
+                result => return result.map(drop),
+            }
+        }
     }
 }
 

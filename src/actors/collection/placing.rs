@@ -1,0 +1,184 @@
+//! The two halves of a move from one collection to another: it is placed in the one, and then taken away in the other.
+//!
+//! Only names and references go from here to there; unsaved files are shared until the move is over. Between the halves either
+//! collection goes on: its saves end, others' changes are merged. So what is taken away is compared with what was placed, and
+//! where it is something else by then, the caller places it again, in the place of what he has placed before.
+
+use crate::actors::Error;
+use crate::actors::collection::CollectionActor;
+use crate::actors::collection::draft::Draft;
+use crate::actors::collection::moving::Transit;
+use crate::actors::collection::operation::Edit;
+use crate::actors::collection::state::CollectionState;
+use crate::tree::commit::Depth;
+use crate::tree::{NodeId, consists_of, same_content};
+use chrono::{DateTime, Utc};
+use std::sync::Arc;
+
+/// A file or a directory on its way from one collection to another: names and references, no bytes.
+#[derive(Clone)]
+pub struct Moved {
+    pub state: Arc<CollectionState>,
+    pub node: NodeId,
+    pub transit: Arc<Transit>,
+}
+
+impl Moved {
+    fn is_directory(&self) -> bool {
+        self.state.snapshot.is_directory(self.node)
+    }
+
+    /// The files of it, with the path of each below it.
+    fn files(&self) -> Vec<(Vec<Vec<u8>>, NodeId)> {
+        files_below(&self.state, self.node)
+    }
+
+    /// Is it what is there? What was saved since is the same file, with another layout.
+    fn is(&self, state: &CollectionState, node: NodeId) -> bool {
+        let (before, now) = (&self.state.snapshot, &state.snapshot);
+        let mut pending = vec![(self.node, node)];
+        while let Some((old, new)) = pending.pop() {
+            if before.is_directory(old) != now.is_directory(new) {
+                return false;
+            }
+            if !before.is_directory(old) {
+                let draft = self.state.draft(self.state.number(old));
+                let is_as_saved = || {
+                    let pieces = draft.and_then(|draft| draft.file.stored());
+                    pieces.is_some_and(|pieces| consists_of(now, new, &pieces))
+                };
+                if !same_content(before, old, now, new) && !is_as_saved() {
+                    return false;
+                }
+                continue;
+            }
+            let (mut olds, mut news) = (before.children(old), now.children(new));
+            loop {
+                match (olds.next(), news.next()) {
+                    (None, None) => break,
+                    (Some(old), Some(new)) if before.name(old) == now.name(new) => pending.push((old, new)),
+                    _ => return false,
+                }
+            }
+        }
+        true
+    }
+}
+
+/// The files at and below a node, with the path of each from there.
+fn files_below(state: &CollectionState, top: NodeId) -> Vec<(Vec<Vec<u8>>, NodeId)> {
+    let snapshot = &state.snapshot;
+    let mut files = Vec::new();
+    let mut pending = vec![(Vec::new(), top)];
+    while let Some((path, node)) = pending.pop() {
+        if !snapshot.is_directory(node) {
+            files.push((path, node));
+            continue;
+        }
+        for child in snapshot.children(node) {
+            let mut below = path.clone();
+            below.push(snapshot.name(child).to_vec());
+            pending.push((below, child));
+        }
+    }
+    files
+}
+
+/// Unsaved data of what was moved from another collection come along, by reference.
+fn hand_over(edit: &mut Edit, moved: &Moved, top: NodeId) {
+    if moved.state.drafts.is_empty() {
+        return;
+    }
+    for (path, file) in moved.files() {
+        // Also what was saved meanwhile: the tree that is moved along does not have that yet.
+        let Some(draft) = moved.state.draft(moved.state.number(file)) else { continue };
+        let here = path.iter().try_fold(top, |directory, name| edit.editor.snapshot().lookup(directory, name));
+        if let Some(node) = here {
+            let number = edit.state.number(node);
+            edit.state.drafts.insert(number, Arc::new(Draft::unsaved(draft.file.clone())));
+        }
+    }
+}
+
+impl CollectionActor {
+    /// Puts it at the name. `placed`: what the caller has put there before, with the number that it got.
+    pub(super) fn place(
+        &self,
+        edit: &mut Edit,
+        (parent, name): (u32, &[u8]),
+        moved: &Moved,
+        (keep, placed): (bool, Option<(u32, Moved)>),
+        now: DateTime<Utc>,
+    ) -> Result<NodeId, Error> {
+        let directory = edit.directory(parent)?;
+        self.check_not_held(&edit.path(directory, name))?;
+        if let Some(target) = edit.snapshot().lookup(directory, name) {
+            let is_placed = |(number, before): &(u32, Moved)| {
+                edit.state.number(target) == *number && before.is(&edit.state, target)
+            };
+            if !placed.as_ref().is_some_and(is_placed) {
+                if keep {
+                    return Err(Error::Exists);
+                }
+                edit.check_replace(target, moved.is_directory())?;
+            }
+            let replaced = files_below(&edit.state, target);
+            edit.editor.remove(directory, name)?;
+            for (_, file) in replaced {
+                edit.drop_drafts_of(file, &self.cell.shared().open);
+            }
+        }
+        let is_written =
+            |file: NodeId| moved.state.draft(moved.state.number(file)).is_some_and(|draft| draft.is_open());
+        if moved.files().iter().any(|(_, file)| is_written(*file)) {
+            // Who writes to it writes into the collection that it is in: the caller copies instead.
+            return Err(Error::CrossDevice);
+        }
+        let node = edit.editor.copy(&moved.state.snapshot, moved.node, directory, name)?;
+        let path = edit.path(directory, name);
+        edit.touch(path, Depth::Tree);
+        edit.stamp(directory, now);
+        hand_over(edit, moved, node);
+        Ok(node)
+    }
+
+    /// Takes away what was placed elsewhere: [`Error::Busy`] if it is something else by now, or somebody writes to it. Returns the
+    /// path that it had.
+    pub(super) fn take(
+        &self,
+        edit: &mut Edit,
+        (parent, name): (u32, &[u8]),
+        moved: &Moved,
+        now: DateTime<Utc>,
+    ) -> Result<(NodeId, Vec<u8>), Error> {
+        let directory = edit.directory(parent)?;
+        let node = edit.snapshot().lookup(directory, name).ok_or(Error::NotFound)?;
+        if !moved.is(&edit.state, node) {
+            return Err(Error::Busy);
+        }
+        let mut drafts: Vec<(u32, Arc<Draft>)> = Vec::new();
+        for (_, below) in moved.files() {
+            let number = moved.state.number(below);
+            let Some(draft) = edit.state.draft(number) else { continue };
+            // What was written since to a file that was handed over is there too. To another it would be lost.
+            let handed_over = moved.state.draft(number).is_some_and(|it| Arc::ptr_eq(&it.file, &draft.file));
+            if draft.is_open() || (draft.is_changed() && !handed_over) {
+                return Err(Error::Busy);
+            }
+            drafts.push((number, draft.clone()));
+        }
+        let path = edit.path(directory, name);
+        self.check_not_held(&path)?;
+        edit.editor.remove(directory, name)?;
+        edit.touch(path.clone(), Depth::Entry);
+        edit.stamp(directory, now);
+        for (number, draft) in drafts {
+            // Its bytes belong to the other collection now: nothing is discarded.
+            draft.hand_over();
+            if !self.cell.shared().open.contains(number) {
+                edit.state.drafts.remove(&number);
+            }
+        }
+        Ok((node, path))
+    }
+}
