@@ -275,7 +275,11 @@ async fn save_recovered(
         match result {
             Ok(()) => break,
             Err(actors::Error::Busy) => {
-                tracing::info!(collection = uuid, journals, "what an earlier mount had not saved waits its turn");
+                let message = "what an earlier mount had not saved waits for others who use the collection, or for another to be saved";
+                match pause < LONGEST_PAUSE {
+                    true => tracing::info!(collection = uuid, journals, "{message}"),
+                    false => tracing::warn!(collection = uuid, journals, "{message}"),
+                }
             }
             Err(error) => {
                 if error.is_refusal()
