@@ -476,8 +476,14 @@ impl CollectionActor {
             if editor.set_content(file.node, &file.settled.pieces).is_err() {
                 continue;
             }
+            let path = editor.snapshot().path(file.node);
             if draft.is_changed() {
-                left.touch(&editor.snapshot().path(file.node), Depth::Entry);
+                left.touch(&path, Depth::Entry);
+            } else if draft.is_open() && self.local.touched.covers(&path) {
+                // Written down since with a later number than the save's, which has taken along what came after that. Whoever asks
+                // for it next finds it unchanged.
+                self.local.journal.files.insert(file.number);
+                self.local.journal.touched.touch(&path, Depth::Entry);
             } else if !draft.is_open() {
                 state.numbers.set_modified(file.number, Some(file.settled.modified));
                 state.drafts.remove(&file.number);

@@ -169,6 +169,60 @@ fn what_is_saved_while_it_is_on_its_way_is_moved() {
     }
 }
 
+/// An unsaved file looks like any empty one, to who does not ask what it is.
+#[test]
+fn file_that_takes_the_place_of_one_on_its_way_is_not_lost() {
+    if !is_ours() {
+        return;
+    }
+    let (fixture, uuid, other) = two_collections(&[]);
+    let path = fixture.path();
+    fs::create_dir_all(path.join("made/sub")).unwrap();
+    save(&path.join("made/sub/f"), b"").unwrap();
+    let slow = json!({"method": ["PUT", "PATCH"], "path": uuid, "delay": 2, "times": 1});
+    fixture.control("faults", json!({"api": [slow]}));
+    let inside = nix::fcntl::open(&path.join("made/sub"), nix::fcntl::OFlag::O_RDONLY, nix::sys::stat::Mode::empty());
+    let inside = inside.unwrap();
+    let new = std::thread::scope(|scope| {
+        let moving = scope.spawn(|| fs::rename(path.join("made"), other.join("moved")));
+        std::thread::sleep(Duration::from_millis(700));
+        nix::unistd::unlinkat(&inside, "f", nix::unistd::UnlinkatFlags::NoRemoveDir).unwrap();
+        let flags = nix::fcntl::OFlag::O_CREAT | nix::fcntl::OFlag::O_WRONLY;
+        let new = nix::fcntl::openat(&inside, "f", flags, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let mut new = fs::File::from(new);
+        new.write_all(b"new").unwrap();
+        // It is open for writing.
+        assert_eq!(errno(moving.join().unwrap()), libc::EXDEV);
+        new
+    });
+    close(new).unwrap();
+    assert_eq!(fs::read(path.join("made/sub/f")).unwrap(), b"new");
+    assert!(fixture.server_has("made/sub/f", b"new"));
+}
+
+#[test]
+fn moved_file_keeps_its_time() {
+    if !is_ours() {
+        return;
+    }
+    let (fixture, _, other) = two_collections(&[]);
+    let path = fixture.path();
+    fs::create_dir(path.join("made")).unwrap();
+    save(&path.join("made/f"), b"f").unwrap();
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let file = fs::File::options().write(true).open(path.join("made/f")).unwrap();
+    file.set_modified(time).unwrap();
+    drop(file);
+    let before = fs::metadata(path.join("made")).unwrap().modified().unwrap();
+    for top in ["first", "second"] {
+        fs::rename(path.join("made"), other.join(top)).unwrap();
+        assert_eq!(fs::metadata(other.join(top).join("f")).unwrap().modified().unwrap(), time);
+        assert_eq!(fs::metadata(other.join(top)).unwrap().modified().unwrap(), before);
+        fs::rename(other.join(top), path.join("made")).unwrap();
+    }
+    assert_eq!(fs::metadata(path.join("made/f")).unwrap().modified().unwrap(), time);
+}
+
 #[test]
 fn what_another_client_changes_while_it_is_on_its_way_is_moved_as_it_is_then() {
     if !is_ours() {

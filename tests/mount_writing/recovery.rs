@@ -335,3 +335,24 @@ fn what_was_removed_while_its_save_was_answered_stays_away_after_a_kill() {
         until("the removals to be saved", || fixture.server_names() == ["a", "d/b"]);
     }
 }
+
+/// A file that is half written keeps the records of what was there in between, and they know nothing of what came after.
+#[test]
+fn what_was_undone_before_it_was_saved_stays_so_after_a_kill() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&QUIET);
+    let path = fixture.path();
+    let mut half_written = fs::File::create(path.join("half written")).unwrap();
+    half_written.write_all(b"half").unwrap();
+    fs::create_dir(path.join("lock")).unwrap();
+    fs::remove_dir(path.join("lock")).unwrap();
+    fs::create_dir(path.join("new")).unwrap();
+    fs::rename(path.join("new"), path.join("renamed")).unwrap();
+    fixture.writer.start_after_kill();
+    drop(half_written);
+    let shown = names(&path).into_iter().filter(|name| name != "half written").collect::<Vec<_>>();
+    assert_eq!(shown, ["a", "d", "renamed"]);
+    fixture.writer.unmount_well();
+}

@@ -65,6 +65,8 @@ pub(super) struct Commit {
     pub(super) change: u64,
     /// An earlier save may have arrived without our knowing.
     pub(super) is_unsure: bool,
+    /// What is not to be on the server as it is here.
+    pub(super) left_out: Touched,
     /// Files with blocks that the server does not take from us and that cannot be stored anew.
     pub(super) lost: BTreeMap<Vec<u8>, dirty::Error>,
     pub(super) asked: Asked,
@@ -108,16 +110,24 @@ impl Commit {
         loop {
             let mut target = self.target().await?;
             progress.blamed = std::mem::take(&mut target.unfit);
+            self.left_out = target.left.clone();
+            progress.blamed.iter().for_each(|blamed| self.left_out.extend(&blamed.paths));
             let base = self.state.base.clone();
             let touched = self.touched.clone();
             let mut edits = match self.edits(&base, &target.snapshot, &touched) {
                 Some(edits) if edits.is_empty() => {
+                    // Records of what was changed back and never sent end with this, as with a save.
                     if self.is_unsure {
                         // What was changed back is on the server only if the change is not.
                         let now = self.environment.api.collection(self.cell.key(), &SUMMARY, None).await?;
                         if !is_same(&now, &base.record) {
                             return Ok(Outcome::Refused);
                         }
+                        self.note(&target.snapshot, &touched, None);
+                    } else {
+                        self.note(&target.snapshot, &touched, None);
+                        self.sent.clear();
+                        self.note_arrival(&target.snapshot);
                     }
                     let base = Base { snapshot: target.snapshot.clone(), ..(*base).clone() };
                     progress.saved = Some(saved(base, target, Reach::NotSent));

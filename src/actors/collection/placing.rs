@@ -1,8 +1,9 @@
 //! The two halves of a move from one collection to another: it is placed in the one, and then taken away in the other.
 //!
 //! Only names and references go from here to there; unsaved files are shared until the move is over. Between the halves either
-//! collection goes on: its saves end, others' changes are merged. So what is taken away is compared with what was placed, and
-//! where it is something else by then, the caller places it again, in the place of what he has placed before.
+//! collection goes on: its saves end, others' changes are merged, somebody writes to a file, or makes another with its name. So what
+//! is taken away is compared with what was placed, and where it is something else by then, the caller places it again, in the
+//! place of what he has placed before. Only what was in a file when it was placed has surely come to the other collection's journal.
 
 use crate::actors::Error;
 use crate::actors::collection::CollectionActor;
@@ -13,6 +14,7 @@ use crate::actors::collection::state::CollectionState;
 use crate::tree::commit::Depth;
 use crate::tree::{NodeId, consists_of, same_content};
 use chrono::{DateTime, Utc};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A file or a directory on its way from one collection to another: names and references, no bytes.
@@ -21,9 +23,26 @@ pub struct Moved {
     pub state: Arc<CollectionState>,
     pub node: NodeId,
     pub transit: Arc<Transit>,
+    /// Of the unsaved files in it: what was in them.
+    generations: Arc<HashMap<u32, u64>>,
 }
 
 impl Moved {
+    /// As it is now.
+    pub fn new(state: Arc<CollectionState>, node: NodeId, transit: Arc<Transit>) -> Moved {
+        let files = if state.drafts.is_empty() { Vec::new() } else { files_below(&state, node) };
+        let numbers = files.iter().map(|(_, file)| state.number(*file));
+        let generation = |number: u32| Some((number, state.draft(number)?.file.generation()));
+        let generations = Arc::new(numbers.filter_map(generation).collect());
+        Moved { state, node, transit, generations }
+    }
+
+    /// Is the unsaved file one that is moved, and as it was?
+    fn has(&self, number: u32, draft: &Draft) -> bool {
+        let is_same = |moved: &Arc<Draft>| Arc::ptr_eq(&moved.file, &draft.file);
+        self.state.draft(number).is_some_and(is_same) && self.generations.get(&number) == Some(&draft.file.generation())
+    }
+
     fn is_directory(&self) -> bool {
         self.state.snapshot.is_directory(self.node)
     }
@@ -42,8 +61,9 @@ impl Moved {
                 return false;
             }
             if !before.is_directory(old) {
-                let draft = self.state.draft(self.state.number(old));
+                let number = self.state.number(old);
                 let is_as_saved = || {
+                    let draft = self.state.draft(number).filter(|draft| self.has(number, draft));
                     let pieces = draft.and_then(|draft| draft.file.stored());
                     pieces.is_some_and(|pieces| consists_of(now, new, &pieces))
                 };
@@ -84,18 +104,19 @@ fn files_below(state: &CollectionState, top: NodeId) -> Vec<(Vec<Vec<u8>>, NodeI
     files
 }
 
-/// Unsaved data of what was moved from another collection come along, by reference.
+/// Times and unsaved data of what was moved from another collection come along, the data by reference.
 fn hand_over(edit: &mut Edit, moved: &Moved, top: NodeId) {
-    if moved.state.drafts.is_empty() {
-        return;
-    }
-    for (path, file) in moved.files() {
+    let mut pending = vec![(moved.node, top)];
+    while let Some((old, new)) = pending.pop() {
+        let (old_number, number) = (moved.state.number(old), edit.state.number(new));
+        edit.state.numbers.set_modified(number, moved.state.modified(old_number));
         // Also what was saved meanwhile: the tree that is moved along does not have that yet.
-        let Some(draft) = moved.state.draft(moved.state.number(file)) else { continue };
-        let here = path.iter().try_fold(top, |directory, name| edit.editor.snapshot().lookup(directory, name));
-        if let Some(node) = here {
-            let number = edit.state.number(node);
+        if let Some(draft) = moved.state.draft(old_number) {
             edit.state.drafts.insert(number, Arc::new(Draft::unsaved(draft.file.clone())));
+        }
+        let (before, now) = (&moved.state.snapshot, edit.editor.snapshot());
+        if before.is_directory(old) {
+            pending.extend(before.children(old).zip(now.children(new)));
         }
     }
 }
@@ -157,12 +178,10 @@ impl CollectionActor {
             return Err(Error::Busy);
         }
         let mut drafts: Vec<(u32, Arc<Draft>)> = Vec::new();
-        for (_, below) in moved.files() {
-            let number = moved.state.number(below);
+        for (_, below) in files_below(&edit.state, node) {
+            let number = edit.state.number(below);
             let Some(draft) = edit.state.draft(number) else { continue };
-            // What was written since to a file that was handed over is there too. To another it would be lost.
-            let handed_over = moved.state.draft(number).is_some_and(|it| Arc::ptr_eq(&it.file, &draft.file));
-            if draft.is_open() || (draft.is_changed() && !handed_over) {
+            if draft.is_open() || (draft.is_changed() && !moved.has(number, draft)) {
                 return Err(Error::Busy);
             }
             drafts.push((number, draft.clone()));

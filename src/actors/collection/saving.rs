@@ -298,6 +298,7 @@ impl CollectionActor {
             guard,
             change,
             is_unsure: !self.local.sent.is_empty(),
+            left_out: Touched::default(),
             lost: BTreeMap::new(),
             asked: std::mem::take(&mut self.local.asked),
             landed: self.local.landed.clone(),

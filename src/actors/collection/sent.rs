@@ -13,6 +13,7 @@ use crate::actors::Error;
 use crate::actors::collection::recording::bases;
 use crate::actors::collection::replaying::{directories, piece, put, remove};
 use crate::journal::{Base, Sent};
+use crate::tree::commit::{Depth, Touched};
 use crate::tree::{Editor, Snapshot, consists_of};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -45,10 +46,34 @@ pub(super) fn add(unknown: &mut Unknown, saves: Vec<Sent>, now: Instant) {
     }
 }
 
-/// A save of that state of the collection, which makes `target` at these paths.
-pub(super) fn of_paths<'p>(target: &Snapshot, paths: impl Iterator<Item = &'p [u8]>, state: u64) -> Sent {
-    let paths = paths.flat_map(|path| bases(target, path, target.find(path))).collect();
-    Sent { state, paths, has_arrived: false }
+type Paths = Vec<(Vec<u8>, Base)>;
+
+/// What a save that makes `target` puts at these paths.
+pub(super) fn of_paths<'p>(target: &Snapshot, paths: impl Iterator<Item = &'p [u8]>) -> Paths {
+    paths.flat_map(|path| bases(target, path, target.find(path))).collect()
+}
+
+/// What there is after the save at the paths that were touched, also where it has nothing to send because the server has that
+/// already: the journal may have a record of something else that was there in between. Not where it leaves something out, be it by
+/// path, be it that `mine`, the state that is saved, is something else.
+pub(super) fn of_touched(
+    target: &Snapshot,
+    mine: &Snapshot,
+    touched: &Touched,
+    is_left_out: impl Fn(&[u8]) -> bool,
+) -> Paths {
+    let is_as_here = |path: &[u8], there: &Base| match there {
+        Base::Absent => mine.find(path).is_none(),
+        Base::Directory => mine.find(path).is_some_and(|node| mine.is_directory(node)),
+        Base::File { .. } => mine.find(path).is_some_and(|node| !mine.is_directory(node)),
+    };
+    let of_path = |(path, depth): (&[u8], Depth)| match target.find(path) {
+        // What is in it was not touched.
+        Some(node) if depth == Depth::Entry && target.is_directory(node) => vec![(path.to_vec(), Base::Directory)],
+        node => bases(target, path, node),
+    };
+    let paths = touched.iter().flat_map(of_path);
+    paths.filter(|(path, there)| !path.is_empty() && !is_left_out(path) && is_as_here(path, there)).collect()
 }
 
 /// Has the server at the path what was put there?
@@ -103,7 +128,7 @@ mod tests {
     }
 
     fn sent(target: &Snapshot, names: &[&[u8]]) -> Vec<Sent> {
-        vec![of_paths(target, names.iter().copied(), 1)]
+        vec![Sent { state: 1, paths: of_paths(target, names.iter().copied()), has_arrived: false }]
     }
 
     #[test]
@@ -147,6 +172,18 @@ mod tests {
         for theirs in [first, second] {
             assert_eq!(paths(&known_base(&before, &theirs, &sent).unwrap()), paths(&theirs));
         }
+    }
+
+    #[test]
+    fn touched_paths_are_told_as_they_are_but_not_what_is_left_out() {
+        let mine = tree(&format!(". {X} 0:3:back 0:3:half 0:3:new\n./d {X} 0:3:inside\n./t {X} 0:3:f\n"));
+        let target = tree(&format!(". {X} {Y} 0:3:back 3:3:half 0:3:held\n./d {X} 0:3:inside\n./t {X} 0:3:f\n"));
+        let entries = [b"back", b"half", b"held", b"gone"].map(|path| (&path[..], Depth::Entry));
+        let others = [(&b"new"[..], Depth::Entry), (b"d", Depth::Entry), (b"t", Depth::Tree)];
+        let touched = entries.into_iter().chain(others).collect();
+        let told = of_touched(&target, &mine, &touched, |path| path == b"half");
+        let told: Vec<_> = told.iter().map(|(path, _)| std::str::from_utf8(path).unwrap()).collect();
+        assert_eq!(told, ["back", "d", "gone", "t", "t/f"]);
     }
 
     /// It may have arrived long ago, though nobody could look for it.

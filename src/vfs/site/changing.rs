@@ -474,7 +474,7 @@ impl Site {
             let is_linked = |node: &NodeId| state.snapshot.is_linked(*node);
             let directory = state.node(from).filter(is_linked).ok_or(actors::Error::Gone)?;
             let node = state.snapshot.lookup(directory, name).ok_or(actors::Error::NotFound)?;
-            let moved = Moved { state: state.clone(), node, transit: Transit::between(cell, to_cell) };
+            let moved = Moved::new(state.clone(), node, Transit::between(cell, to_cell));
             let place = Operation::Place {
                 parent: to,
                 name: new_name.to_vec(),

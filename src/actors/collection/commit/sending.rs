@@ -11,6 +11,7 @@ use crate::actors::Error;
 use crate::actors::collection::guard::{self, Conditions, Nature, Plan};
 use crate::actors::collection::state::Base;
 use crate::actors::collection::{SUMMARY, sent};
+use crate::journal::Sent;
 use crate::keep::PortableDataHash;
 use crate::keep::manifest::Form;
 use crate::remote;
@@ -19,6 +20,7 @@ use crate::remote::retry;
 use crate::tree::Snapshot;
 use crate::tree::commit::{Edits, GoText, Prediction, Touched};
 use serde_json::json;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -129,11 +131,16 @@ impl Commit {
     }
 
     /// Remembers what is about to be sent.
-    fn note(&mut self, goal: &Snapshot, touched: &Touched, edits: Option<&Edits>) {
-        let sent = match edits {
-            Some(edits) => sent::of_paths(goal, edits.paths(), self.change),
-            None => sent::of_paths(goal, touched.iter().map(|(path, _)| path), self.change),
-        };
+    pub(super) fn note(&mut self, goal: &Snapshot, touched: &Touched, edits: Option<&Edits>) {
+        let mut paths = edits.map(|edits| sent::of_paths(goal, edits.paths())).unwrap_or_default();
+        let edited: HashSet<Vec<u8>> = paths.iter().map(|(path, _)| path.clone()).collect();
+        let is_left_out = |path: &[u8]| self.left_out.covers(path) || self.aside.covers(path) || edited.contains(path);
+        paths.extend(sent::of_touched(goal, &self.state.snapshot, touched, is_left_out));
+        if paths.is_empty() {
+            self.is_noted = false;
+            return;
+        }
+        let sent = Sent { state: self.change, paths, has_arrived: false };
         if self.sent.last() == Some(&sent) {
             return;
         }
@@ -161,6 +168,20 @@ impl Commit {
                 tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save was refused");
             }
             self.writing.earlier.was_refused(self.cell.key());
+        });
+    }
+
+    /// What was noted last is what the server has.
+    pub(super) fn note_arrival(&self, goal: &Snapshot) {
+        self.landed.arrived(goal.clone());
+        // After this note the log may be written anew.
+        tokio::task::block_in_place(|| {
+            if let Some(journal) = self.writing.journal.as_ref().filter(|_| self.is_noted)
+                && let Err(error) = journal.arrived(self.cell.key())
+            {
+                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
+            }
+            self.writing.earlier.has_arrived(self.cell.key());
         });
     }
 
@@ -238,16 +259,7 @@ impl Commit {
         self.prepared = None;
         // On what it has led to the conditions of all that was sent before fail.
         self.sent.clear();
-        self.landed.arrived(goal.clone());
-        // After this note the log may be written anew.
-        tokio::task::block_in_place(|| {
-            if let Some(journal) = self.writing.journal.as_ref().filter(|_| self.is_noted)
-                && let Err(error) = journal.arrived(self.cell.key())
-            {
-                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
-            }
-            self.writing.earlier.has_arrived(self.cell.key());
-        });
+        self.note_arrival(goal);
         let (record, snapshot, is_whole) = (Arc::new(answer), goal.clone(), reach == Reach::Complete);
         Step::Accepted(Base { record, snapshot, is_whole, is_own: true, is_sound }, reach)
     }
