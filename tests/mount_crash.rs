@@ -77,6 +77,13 @@ fn campaign(mode: &str) {
         let slow = json!([{"method": ["PUT", "PATCH"], "path": "/collections/", "delay": delay}]);
         control(&cluster, "faults", json!({"api": slow}));
         let is_dead = AtomicBool::new(false);
+        // Nothing is promised of these, and the journal has to go on around them.
+        let half_written = roots.iter().filter(|_| random.once_in(2)).map(|root| {
+            let mut file = File::create(root.join("half written")).unwrap();
+            file.write_all(b"half").unwrap();
+            file
+        });
+        let half_written: Vec<File> = half_written.collect();
         let (died, waited) = std::thread::scope(|scope| {
             let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(|| worker.run(&is_dead))).collect();
             std::thread::sleep(Duration::from_millis(100 + random.below(1500)));
@@ -90,6 +97,7 @@ fn campaign(mode: &str) {
             writer.clear();
             (died, waited)
         });
+        drop(half_written);
         late.extend((!died || waited > PATIENCE).then_some(waited));
         interrupted += workers.iter().filter(|worker| worker.doing.is_some()).count() as u64;
         control(&cluster, "faults", json!({"api": []}));
