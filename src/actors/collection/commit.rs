@@ -75,6 +75,8 @@ pub(super) struct Commit {
     pub(super) sent: Vec<Sent>,
     /// The journal has a note of the last of them, and not only of others.
     pub(super) is_noted: bool,
+    /// The same of the journals of earlier mounts.
+    pub(super) is_noted_earlier: bool,
     /// The record as it is since it was told to keep old versions.
     pub(super) prepared: Option<Arc<Record<Collection>>>,
     /// How many texts came out as predicted, of those that could come out in one way only.
@@ -123,9 +125,9 @@ impl Commit {
                         if !is_same(&now, &base.record) {
                             return Ok(Outcome::Refused);
                         }
-                        self.note(&target.snapshot, &touched, None);
+                        self.note(&target.snapshot, &touched, Some(&edits));
                     } else {
-                        self.note(&target.snapshot, &touched, None);
+                        self.note(&target.snapshot, &touched, Some(&edits));
                         self.sent.clear();
                         self.note_arrival(&target.snapshot);
                     }

@@ -304,6 +304,7 @@ impl CollectionActor {
             landed: self.local.landed.clone(),
             sent: Vec::new(),
             is_noted: false,
+            is_noted_earlier: false,
             prepared: None,
             predicted: 0,
         };

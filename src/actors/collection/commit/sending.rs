@@ -130,18 +130,26 @@ impl Commit {
         }
     }
 
-    /// Remembers what is about to be sent.
+    /// Remembers what is about to be sent. Journals of earlier mounts hear only of what is sent: what they have of a path can be
+    /// kept back there, or still be ahead of its mount.
     pub(super) fn note(&mut self, goal: &Snapshot, touched: &Touched, edits: Option<&Edits>) {
         let mut paths = edits.map(|edits| sent::of_paths(goal, edits.paths())).unwrap_or_default();
         let edited: HashSet<Vec<u8>> = paths.iter().map(|(path, _)| path.clone()).collect();
         let is_left_out = |path: &[u8]| self.left_out.covers(path) || self.aside.covers(path) || edited.contains(path);
-        paths.extend(sent::of_touched(goal, &self.state.snapshot, touched, is_left_out));
-        if paths.is_empty() {
-            self.is_noted = false;
+        let others = sent::of_touched(goal, &self.state.snapshot, touched, is_left_out);
+        let of_earlier = if edits.is_some() { paths.clone() } else { others.clone() };
+        paths.extend(others);
+        let of = |paths| Sent { state: self.change, paths, has_arrived: false };
+        let (sent, of_earlier) = (of(paths), of(of_earlier));
+        if !sent.paths.is_empty() && self.sent.last() == Some(&sent) {
             return;
         }
-        let sent = Sent { state: self.change, paths, has_arrived: false };
-        if self.sent.last() == Some(&sent) {
+        self.is_noted = false;
+        self.is_noted_earlier = !of_earlier.paths.is_empty();
+        if self.is_noted_earlier {
+            self.writing.earlier.note(self.cell.key(), &of_earlier);
+        }
+        if sent.paths.is_empty() {
             return;
         }
         if let Some(journal) = &self.writing.journal {
@@ -151,7 +159,6 @@ impl Commit {
                 tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what is sent");
             }
         }
-        self.writing.earlier.note(self.cell.key(), &sent);
         self.sent.push(sent);
     }
 
@@ -167,7 +174,9 @@ impl Commit {
             {
                 tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save was refused");
             }
-            self.writing.earlier.was_refused(self.cell.key());
+            if self.is_noted_earlier {
+                self.writing.earlier.was_refused(self.cell.key());
+            }
         });
     }
 
@@ -181,7 +190,9 @@ impl Commit {
             {
                 tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
             }
-            self.writing.earlier.has_arrived(self.cell.key());
+            if self.is_noted_earlier {
+                self.writing.earlier.has_arrived(self.cell.key());
+            }
         });
     }
 
