@@ -125,10 +125,9 @@ impl Commit {
                         if !is_same(&now, &base.record) {
                             return Ok(Outcome::Refused);
                         }
-                        self.note(&target.snapshot, &touched, Some(&edits));
-                    } else {
-                        self.note(&target.snapshot, &touched, Some(&edits));
-                        self.sent.clear();
+                    }
+                    self.note(&target.snapshot, &touched, Some(&edits));
+                    if !self.is_unsure {
                         self.note_arrival(&target.snapshot);
                     }
                     let base = Base { snapshot: target.snapshot.clone(), ..(*base).clone() };

@@ -93,17 +93,8 @@ impl Earlier {
         }
     }
 
-    /// The last save that was sent is what the server has. Blocking.
-    pub(super) fn has_arrived(&self, collection: &str) {
-        self.end(collection, Journal::arrived);
-    }
-
-    /// The last save that was sent was refused. Blocking.
-    pub(super) fn was_refused(&self, collection: &str) {
-        self.end(collection, Journal::withdrawn);
-    }
-
-    fn end(&self, collection: &str, how: impl Fn(&Journal, &str) -> Result<(), Error>) {
+    /// Tells those which have a note of the last save what became of that ([`Journal::arrived`], [`Journal::withdrawn`]). Blocking.
+    pub(super) fn end(&self, collection: &str, how: fn(&Journal, &str) -> Result<(), Error>) {
         for known in &mut self.journals().known {
             if known.noted.remove(collection)
                 && let Some(journal) = known.journal.upgrade()

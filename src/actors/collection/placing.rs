@@ -8,6 +8,7 @@
 use crate::actors::Error;
 use crate::actors::collection::CollectionActor;
 use crate::actors::collection::draft::Draft;
+use crate::actors::collection::merging::nodes_below;
 use crate::actors::collection::moving::Transit;
 use crate::actors::collection::operation::Edit;
 use crate::actors::collection::state::CollectionState;
@@ -30,8 +31,8 @@ pub struct Moved {
 impl Moved {
     /// As it is now.
     pub fn new(state: Arc<CollectionState>, node: NodeId, transit: Arc<Transit>) -> Moved {
-        let files = if state.drafts.is_empty() { Vec::new() } else { files_below(&state, node) };
-        let numbers = files.iter().map(|(_, file)| state.number(*file));
+        let nodes = if state.drafts.is_empty() { Vec::new() } else { nodes_below(&state.snapshot, node) };
+        let numbers = nodes.iter().map(|node| state.number(*node));
         let generation = |number: u32| Some((number, state.draft(number)?.file.generation()));
         let generations = Arc::new(numbers.filter_map(generation).collect());
         Moved { state, node, transit, generations }
@@ -45,11 +46,6 @@ impl Moved {
 
     fn is_directory(&self) -> bool {
         self.state.snapshot.is_directory(self.node)
-    }
-
-    /// The files of it, with the path of each below it.
-    fn files(&self) -> Vec<(Vec<Vec<u8>>, NodeId)> {
-        files_below(&self.state, self.node)
     }
 
     /// Is it what is there? What was saved since is the same file, with another layout.
@@ -83,25 +79,6 @@ impl Moved {
         }
         true
     }
-}
-
-/// The files at and below a node, with the path of each from there.
-fn files_below(state: &CollectionState, top: NodeId) -> Vec<(Vec<Vec<u8>>, NodeId)> {
-    let snapshot = &state.snapshot;
-    let mut files = Vec::new();
-    let mut pending = vec![(Vec::new(), top)];
-    while let Some((path, node)) = pending.pop() {
-        if !snapshot.is_directory(node) {
-            files.push((path, node));
-            continue;
-        }
-        for child in snapshot.children(node) {
-            let mut below = path.clone();
-            below.push(snapshot.name(child).to_vec());
-            pending.push((below, child));
-        }
-    }
-    files
 }
 
 /// Times and unsaved data of what was moved from another collection come along, the data by reference.
@@ -143,15 +120,14 @@ impl CollectionActor {
                 }
                 edit.check_replace(target, moved.is_directory())?;
             }
-            let replaced = files_below(&edit.state, target);
+            let replaced = nodes_below(edit.snapshot(), target);
             edit.editor.remove(directory, name)?;
-            for (_, file) in replaced {
-                edit.drop_drafts_of(file, &self.cell.shared().open);
+            for node in replaced {
+                edit.drop_drafts_of(node, &self.cell.shared().open);
             }
         }
-        let is_written =
-            |file: NodeId| moved.state.draft(moved.state.number(file)).is_some_and(|draft| draft.is_open());
-        if moved.files().iter().any(|(_, file)| is_written(*file)) {
+        let is_written = |number: &u32| moved.state.draft(*number).is_some_and(|draft| draft.is_open());
+        if moved.generations.keys().any(is_written) {
             // Who writes to it writes into the collection that it is in: the caller copies instead.
             return Err(Error::CrossDevice);
         }
@@ -178,7 +154,7 @@ impl CollectionActor {
             return Err(Error::Busy);
         }
         let mut drafts: Vec<(u32, Arc<Draft>)> = Vec::new();
-        for (_, below) in files_below(&edit.state, node) {
+        for below in nodes_below(edit.snapshot(), node) {
             let number = edit.state.number(below);
             let Some(draft) = edit.state.draft(number) else { continue };
             if draft.is_open() || (draft.is_changed() && !moved.has(number, draft)) {

@@ -11,7 +11,7 @@ use crate::actors::Error;
 use crate::actors::collection::guard::{self, Conditions, Nature, Plan};
 use crate::actors::collection::state::Base;
 use crate::actors::collection::{SUMMARY, sent};
-use crate::journal::Sent;
+use crate::journal::{self, Journal, Sent};
 use crate::keep::PortableDataHash;
 use crate::keep::manifest::Form;
 use crate::remote;
@@ -164,34 +164,30 @@ impl Commit {
 
     /// Nothing came of what was sent after the first `noted`.
     fn take_back(&mut self, noted: usize) {
-        if self.sent.len() <= noted {
-            return;
+        if self.sent.len() > noted {
+            self.sent.truncate(noted);
+            self.end_note(Journal::withdrawn);
         }
-        self.sent.truncate(noted);
-        tokio::task::block_in_place(|| {
-            if let Some(journal) = self.writing.journal.as_ref().filter(|_| self.is_noted)
-                && let Err(error) = journal.withdrawn(self.cell.key())
-            {
-                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save was refused");
-            }
-            if self.is_noted_earlier {
-                self.writing.earlier.was_refused(self.cell.key());
-            }
-        });
     }
 
     /// What was noted last is what the server has.
-    pub(super) fn note_arrival(&self, goal: &Snapshot) {
+    pub(super) fn note_arrival(&mut self, goal: &Snapshot) {
+        self.sent.clear();
         self.landed.arrived(goal.clone());
         // After this note the log may be written anew.
+        self.end_note(Journal::arrived);
+    }
+
+    /// Tells the journals that have the last note what became of that.
+    fn end_note(&self, how: fn(&Journal, &str) -> Result<(), journal::Error>) {
         tokio::task::block_in_place(|| {
             if let Some(journal) = self.writing.journal.as_ref().filter(|_| self.is_noted)
-                && let Err(error) = journal.arrived(self.cell.key())
+                && let Err(error) = how(journal, self.cell.key())
             {
-                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal that a save arrived");
+                tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what became of a save");
             }
             if self.is_noted_earlier {
-                self.writing.earlier.has_arrived(self.cell.key());
+                self.writing.earlier.end(self.cell.key(), how);
             }
         });
     }
@@ -269,7 +265,6 @@ impl Commit {
         let is_sound = answer.preserve_version;
         self.prepared = None;
         // On what it has led to the conditions of all that was sent before fail.
-        self.sent.clear();
         self.note_arrival(goal);
         let (record, snapshot, is_whole) = (Arc::new(answer), goal.clone(), reach == Reach::Complete);
         Step::Accepted(Base { record, snapshot, is_whole, is_own: true, is_sound }, reach)
