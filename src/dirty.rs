@@ -28,6 +28,7 @@ mod renew;
 pub mod scratch;
 mod sealed;
 mod settle;
+mod state;
 pub mod store;
 mod tail;
 

@@ -7,7 +7,8 @@
 use super::content::{self, Content};
 use super::error::Error;
 use super::extents::{Extent, Origin, Source};
-use super::file::{DirtyFile, Part, State, Turn};
+use super::file::{DirtyFile, Part, Turn};
+use super::state::State;
 use bytes::BytesMut;
 
 impl DirtyFile {

@@ -9,12 +9,13 @@
 //! Each request that the kernel may have sent while it holds a lock which a notification needs is entered in [`Requests`]
 //! (see there which those are), for the notifier.
 
+mod given;
+
 use crate::fuse::interrupt::{Interrupted, Waiting};
 use crate::fuse::requests::Requests;
 use crate::fuse::statistics::{Operation, Statistics};
 use crate::vfs::{
-    Access, AtOnce, Attributes, Change, DirectoryEntry, Entry, Error, FileSystem, Found, Handle, Inode, Kind, Opened,
-    PageCache,
+    Access, AtOnce, Attributes, Change, Entry, Error, FileSystem, Found, Handle, Inode, Kind, Opened, PageCache,
 };
 use bytes::Bytes;
 use fuse3::raw::Request;
@@ -25,6 +26,7 @@ use fuse3::raw::reply::{
 use fuse3::{Errno, FileType, Result, SetAttr, Timestamp};
 use futures_util::stream;
 use futures_util::{FutureExt, Stream};
+use given::{Counted, Given};
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU32;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -214,65 +216,6 @@ fn open_flags(opened: Opened) -> u32 {
     }
 }
 
-/// What an operation made for the kernel: a node that counts as known once more, and perhaps an open file. Unless the
-/// answer is sent, nobody else would give them back.
-struct Given<F: FileSystem> {
-    files: Arc<F>,
-    entry: Option<Entry>,
-    opened: Option<Opened>,
-}
-
-impl<F: FileSystem> Given<F> {
-    fn node(files: Arc<F>, entry: Entry) -> Given<F> {
-        Given { files, entry: Some(entry), opened: None }
-    }
-
-    /// The answer is on its way: the kernel owns both now.
-    fn take(mut self) -> (Entry, Option<Opened>) {
-        (self.entry.take().unwrap_or(NOTHING), self.opened.take())
-    }
-}
-
-impl<F: FileSystem> Drop for Given<F> {
-    fn drop(&mut self) {
-        if let Some(entry) = self.entry {
-            self.files.forget(entry.attributes.inode, 1);
-        }
-        if let (Some(opened), Ok(runtime)) = (self.opened, tokio::runtime::Handle::try_current()) {
-            let files = self.files.clone();
-            runtime.spawn(async move { files.release(opened.handle).await });
-        }
-    }
-}
-
-/// A node that the kernel gets to know by a listing with attributes is counted when it is handed to the crate, and taken
-/// back when the crate found no room for it: then it asks for no further one and drops the stream.
-struct Counted<F: FileSystem> {
-    files: Arc<F>,
-    names: F::Names,
-    unconfirmed: Option<Inode>,
-}
-
-impl<F: FileSystem> Iterator for Counted<F> {
-    type Item = DirectoryEntry;
-
-    fn next(&mut self) -> Option<DirectoryEntry> {
-        self.unconfirmed = None;
-        let entry = self.names.next()?;
-        self.files.remember(entry.entry.attributes.inode);
-        self.unconfirmed = Some(entry.entry.attributes.inode);
-        Some(entry)
-    }
-}
-
-impl<F: FileSystem> Drop for Counted<F> {
-    fn drop(&mut self) {
-        if let Some(inode) = self.unconfirmed {
-            self.files.forget(inode, 1);
-        }
-    }
-}
-
 impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     async fn init(&self, _request: Request) -> Result<ReplyInit> {
         let mut reply = ReplyInit::new(MAX_WRITE);
@@ -339,7 +282,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
             let files = self.files.clone();
             let future = async move {
                 let opened = files.open(inode, access).await?;
-                Ok(Given { files, entry: None, opened: Some(opened) })
+                Ok(Given::file(files, None, opened))
             };
             self.change(request, "open", inode, future).await?.take().1
         } else {
@@ -454,7 +397,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let busy = self.requests.start(&[Inode(parent)]);
         let names = self.files.readdir(Handle(handle), offset.saturating_sub(DOTS));
         let names = self.run(request, "readdir", Inode(parent), names).await?;
-        let counted = Counted { files: self.files.clone(), names, unconfirmed: None };
+        let counted = Counted::new(self.files.clone(), names);
         let dots = Self::dots(offset).map(move |(name, next)| DirectoryEntryPlus {
             inode: parent,
             generation: 0,
@@ -541,7 +484,7 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let future = async move {
             let exclusive = flags & libc::O_EXCL as u32 != 0;
             let (entry, opened) = files.create(parent, &name, access(flags), exclusive).await?;
-            Ok(Given { files, entry: Some(entry), opened: Some(opened) })
+            Ok(Given::file(files, Some(entry), opened))
         };
         let (entry, opened) = self.change(request, "create", parent, future).await?.take();
         let opened = opened.ok_or(Errno::from(libc::EIO))?;

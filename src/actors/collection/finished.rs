@@ -7,6 +7,7 @@
 //!
 //! The lock is a leaf: what is looked at is taken out of the list first.
 
+use crate::actors::collection::CollectionActor;
 use crate::dirty::DirtyFile;
 use crate::journal::Journal;
 use std::collections::HashMap;
@@ -61,5 +62,21 @@ impl Finished {
         let is_all = files.is_empty();
         self.files().extend(files);
         is_all
+    }
+}
+
+impl CollectionActor {
+    /// Nobody here needs the file any more.
+    pub(super) fn finish(&self, file: Arc<DirtyFile>) {
+        if let Some(writing) = &self.environment.writing {
+            writing.housekeeper.finished().add(file);
+        }
+    }
+
+    /// Backing files may be needed no longer.
+    pub(super) fn sweep_finished(&self) {
+        if let Some(writing) = &self.environment.writing {
+            writing.housekeeper.sweep();
+        }
     }
 }

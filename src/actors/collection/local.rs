@@ -11,7 +11,7 @@ use crate::actors::collection::guard::Guard;
 use crate::actors::collection::journaling::Pump;
 use crate::actors::collection::landed::Landed;
 use crate::actors::collection::moving::Transit;
-use crate::actors::collection::saving::Running;
+use crate::actors::collection::running::Running;
 use crate::actors::collection::sent::Unknown;
 use crate::actors::collection::signing::Asked;
 use crate::actors::collection::waiting::Waiter;

@@ -13,6 +13,7 @@ use crate::actors::collection::operation::Operation;
 use crate::actors::collection::sent::known_base;
 use crate::actors::collection::state::CollectionState;
 use crate::actors::collection::{CollectionActor, Writing, sent};
+use crate::actors::work::Work;
 use crate::actors::{Error, news};
 use crate::cache::RenewLocator;
 use crate::dirty::Part;
@@ -22,7 +23,7 @@ use crate::keep::{BlockHash, Locator};
 use crate::tree::commit::{Depth, Touched};
 use crate::tree::path::split;
 use crate::tree::{Change, Conflict, Merge, NodeId, Snapshot, diff, merge, same_content};
-use actix::Context;
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use std::collections::HashSet;
@@ -43,6 +44,9 @@ pub enum OnConflict {
 
 /// Files up to this size are compared byte by byte before two of the same size count as a conflict.
 const MOST_COMPARED: u64 = 64 << 20;
+
+/// How often a merge is begun anew because names have changed here meanwhile.
+const MOST_MERGES: u32 = 3;
 
 /// A merge that was worked out from a state; it holds if that is still the state.
 pub(super) struct Merged {
@@ -230,6 +234,52 @@ impl RenewLocator for NoRenewal {
 }
 
 impl CollectionActor {
+    /// Works out the merge of what is here with what the server has, and begins anew if anything changes here meanwhile. `tries`: how
+    /// often that has happened.
+    pub(super) fn merge(&mut self, next: CollectionState, theirs: Snapshot, tries: u32, context: &mut Context<Self>) {
+        let (Some(current), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
+        self.is_merging = true;
+        // Programs that make and remove names all the time would put it off, and all saves with it. So in the end nothing else is
+        // done here until it is there, and it waits for no network.
+        let is_last = tries >= MOST_MERGES;
+        let work = work_out(writing, current, (theirs.clone(), self.may_have_arrived()), !is_last);
+        let work = Work::start(&self.environment.network, format!("merging {}", self.cell.key()), work);
+        let work = work.into_actor(self).map(move |result, actor, context: &mut Context<Self>| {
+            actor.is_merging = false;
+            actor.was_merged(result, next, theirs, tries, context);
+        });
+        if is_last {
+            context.wait(work);
+        } else {
+            context.spawn(work);
+        }
+    }
+
+    fn was_merged(
+        &mut self,
+        result: Result<Merged, Error>,
+        next: CollectionState,
+        theirs: Snapshot,
+        tries: u32,
+        context: &mut Context<Self>,
+    ) {
+        match result {
+            Ok(merged) => {
+                if !self.adopt_merge(merged, next.clone(), context) {
+                    self.merge(next, theirs, tries + 1, context);
+                    return;
+                }
+                let state = self.cell.load().ok_or(Error::Gone);
+                self.was_refreshed(state, context);
+            }
+            Err(error) => {
+                tracing::error!(collection = self.cell.key(), %error, "cannot merge what others have saved");
+                self.save_failed(error.clone(), context);
+                self.was_refreshed(self.cell.load().ok_or(error), context);
+            }
+        }
+    }
+
     /// Takes a merge over: the published state becomes that, with `base` as what the server has. `false`: the state is another
     /// one meanwhile, and nothing was done.
     pub(super) fn adopt_merge(&mut self, merged: Merged, next: CollectionState, context: &mut Context<Self>) -> bool {

@@ -24,6 +24,7 @@ use crate::actors::collection::{CollectionActor, CollectionCell};
 use crate::tree::commit::{Depth, Touched};
 use crate::tree::path::ancestors;
 use crate::tree::{NodeId, Snapshot};
+use actix::Context;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -162,6 +163,16 @@ impl Moves {
 }
 
 impl CollectionActor {
+    /// Moves that began or end here may have come further.
+    pub(super) fn look_at_moves(&mut self, context: &mut Context<Self>) {
+        let is_any = self.let_go();
+        self.tell_arrivals();
+        self.rest_when_done();
+        if is_any {
+            self.after_change(context);
+        }
+    }
+
     /// Something from another collection was placed here.
     pub(super) fn expect_arrival(&self, number: u32, transit: Arc<Transit>) {
         if self.cell.kind() != Kind::Mutable {

@@ -8,18 +8,12 @@
 //! published then and ends in a handler, so none can undo what another did meanwhile. Readers notice nothing of it.
 
 use crate::actors::Error;
-use crate::actors::collection::aside::Reason;
-use crate::actors::collection::commit::{Blamed, Commit, Ended, Outcome, Reach};
+use crate::actors::collection::CollectionActor;
 use crate::actors::collection::state::{CollectionState, Kind};
 use crate::actors::collection::waiting::{Waiter, Waits};
-use crate::actors::collection::{CollectionActor, sent};
 use crate::actors::refresh::Reply;
-use crate::actors::work::Work;
-use crate::dirty::DirtyFile;
-use crate::journal::Sent;
-use crate::tree::commit::{Depth, Touched};
-use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
-use std::collections::BTreeMap;
+use crate::tree::commit::Depth;
+use actix::{AsyncContext, Context, Handler, Message};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,30 +64,13 @@ const SHORTEST_GROUP: Duration = Duration::from_millis(2);
 /// The first pause after a save that failed, when nobody asks for it; they double up to the longest.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
-/// Refusals in a row because somebody else was faster. Each is followed by a merge and a pause that grows, so this is minutes of
-/// others saving all the time.
-const MOST_REFUSALS: u32 = 40;
-/// The first of those pauses is between this and its double.
+/// The first pause after somebody else was faster is between this and its double.
 const SHORTEST_YIELD: Duration = Duration::from_millis(50);
 /// The longest of them.
 const LONGEST_YIELD: Duration = Duration::from_millis(1200);
 
-/// After so many failures in a row, a collection that the server refuses is not asked about again for each file that is closed, but
-/// once in this time: whoever writes a thousand files to it gets the same answer a thousand times, and each request would name
-/// all of them.
-const MANY_FAILURES: u32 = 8;
+/// How long the server is not asked about a collection that it has refused again and again.
 const PATIENCE_OF_SERVER: Duration = Duration::from_secs(2);
-
-/// A save that is under way, with what it has taken along.
-pub(super) struct Running {
-    touched: Touched,
-    promised: Vec<u32>,
-    /// What events had told when it began: what they tell later, its result may not have.
-    pub(super) marks: u64,
-    change: u64,
-    began: Instant,
-    waiting: usize,
-}
 
 /// Saves, or makes sure that nothing gets lost.
 #[derive(Message)]
@@ -148,12 +125,12 @@ impl CollectionActor {
     }
 
     /// Is there anything that a save could take along now?
-    fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         !self.local.touched.is_empty()
     }
 
     /// Sees to it that what was changed is saved when it should be.
-    fn after_change(&mut self, context: &mut Context<Self>) {
+    pub(super) fn after_change(&mut self, context: &mut Context<Self>) {
         if self.cell.kind() != Kind::Mutable {
             return;
         }
@@ -237,7 +214,7 @@ impl CollectionActor {
     }
 
     /// Saves after `pause`, or earlier if that is planned already.
-    fn save_in(&mut self, pause: Duration, context: &mut Context<Self>) {
+    pub(super) fn save_in(&mut self, pause: Duration, context: &mut Context<Self>) {
         let at = Instant::now() + pause;
         if let Some((timer, planned)) = self.local.timer {
             if planned <= at {
@@ -251,266 +228,6 @@ impl CollectionActor {
             actor.save(context);
         });
         self.local.timer = Some((timer, at));
-    }
-
-    /// Begins a save, unless something else is under way: then it comes after that.
-    pub(super) fn save(&mut self, context: &mut Context<Self>) {
-        if self.is_busy() || self.cell.kind() != Kind::Mutable {
-            return;
-        }
-        if let Some((timer, _)) = self.local.timer.take() {
-            context.cancel_future(timer);
-        }
-        self.let_go();
-        let (Some(state), Some(writing)) = (self.cell.load(), self.environment.writing.clone()) else { return };
-        if !state.base.is_whole || self.yields() {
-            self.needs_whole = true;
-            self.fetch(context);
-            return;
-        }
-        if self.local.touched.is_empty() {
-            self.local.refusals = 0;
-            self.was_saved_up_to(self.local.changes, context);
-            return;
-        }
-        let mut promised = Vec::new();
-        for (number, draft) in &state.drafts {
-            draft.take_announcement();
-            if draft.keep_promise() {
-                promised.push(*number);
-            }
-        }
-        let touched = std::mem::take(&mut self.local.touched);
-        let mut guard = self.local.guard.plan(Instant::now(), writing.idle);
-        // A request without an answer may arrive still, and others may have come in since it was sent.
-        guard.others |= sent::may_arrive(&self.local.sent, Instant::now());
-        let change = self.local.changes;
-        let waiting = self.local.waiters.len();
-        let commit = Commit {
-            environment: self.environment.clone(),
-            writing,
-            cell: self.cell.clone(),
-            state,
-            touched: touched.clone(),
-            aside: self.local.aside.paths(),
-            promised: promised.clone(),
-            text: self.local.text.take(),
-            guard,
-            change,
-            is_unsure: !self.local.sent.is_empty(),
-            left_out: Touched::default(),
-            lost: BTreeMap::new(),
-            asked: std::mem::take(&mut self.local.asked),
-            landed: self.local.landed.clone(),
-            sent: Vec::new(),
-            is_noted: false,
-            is_noted_earlier: false,
-            prepared: None,
-            predicted: 0,
-        };
-        let marks = self.cell.marks();
-        self.local.running = Some(Running { touched, promised, marks, change, began: Instant::now(), waiting });
-        let work = Work::start(&self.environment.network, format!("saving {}", self.cell.key()), async move {
-            Ok(commit.run().await)
-        });
-        context.spawn(work.into_actor(self).map(|result, actor, context| {
-            actor.save_ended(result.unwrap_or_else(Ended::failed), context);
-        }));
-    }
-
-    fn save_ended(&mut self, ended: Ended, context: &mut Context<Self>) {
-        let Ended { text, asked, sent, predicted, saved, blamed, outcome } = ended;
-        let Some(running) = self.local.running.take() else { return };
-        self.local.text = text;
-        self.local.guard.was_predicted(predicted);
-        let (change, took, waiting) = (running.change, running.began.elapsed(), running.waiting);
-        let (taken, marks) = (running.touched.clone(), running.marks);
-        if !matches!(outcome, Outcome::Done) {
-            self.local.asked = asked;
-            self.take_back(running);
-        }
-        for Blamed { paths, error } in &blamed {
-            self.blame(paths, error);
-        }
-        let mut problem = None;
-        if let Some(saved) = saved {
-            let reach = saved.reach;
-            if reach != Reach::NotSent {
-                if saved.base.record.preserve_version {
-                    self.local.guard.has_kept(Instant::now());
-                }
-                self.local.sent.clear();
-            }
-            // What was taken along and written to again is not among these: what was promised of it has arrived.
-            self.local.journal.left = saved.left.clone();
-            let (left, error) = self.adopt_saved(saved, &taken, marks);
-            problem = error;
-            self.local.touched.extend(&left);
-            if reach == Reach::Mixed {
-                // Others are in what the server has now: it must be fetched before the next save.
-                self.local.text = None;
-                self.local.guard.saw_others(Instant::now());
-                self.fetch(context);
-            }
-        }
-        self.local.landed.was_taken_in();
-        sent::add(&mut self.local.sent, sent, Instant::now());
-        for Blamed { paths, error } in &blamed {
-            self.fail_waiters_of(paths, change, error, context);
-        }
-        match outcome {
-            Outcome::Done => {
-                self.local.failures = 0;
-                self.local.refused = None;
-                self.local.refusals = 0;
-                self.local.last = Some((took, waiting));
-                match problem {
-                    None => self.was_saved_up_to(change, context),
-                    Some(error) => self.fail_waiters(change, &error),
-                }
-            }
-            Outcome::Refused => {
-                self.local.text = None;
-                self.local.refusals += 1;
-                self.local.guard.saw_others(Instant::now());
-                if self.local.refusals > MOST_REFUSALS {
-                    self.local.refusals = 0;
-                    let uuid = self.cell.key().clone();
-                    self.save_failed(Error::Contended { collection: uuid }, context);
-                } else {
-                    self.needs_whole = true;
-                }
-            }
-            Outcome::Mispredicted => {
-                self.local.text = None;
-                self.local.guard.was_mispredicted();
-                self.save(context);
-            }
-            Outcome::Failed(error) => self.save_failed(error, context),
-        }
-        self.advance(context);
-        self.fold_when_worth(context);
-        // What events told meanwhile was not looked at.
-        if self.cell.is_used() && self.cell.load().is_some_and(|state| state.marks != self.cell.marks()) {
-            self.look_soon(context);
-        }
-    }
-
-    /// Everything can be saved but this.
-    fn blame(&mut self, paths: &Touched, error: &Error) {
-        let names: Vec<_> = paths.iter().map(|(path, _)| String::from_utf8_lossy(path)).collect();
-        tracing::error!(
-            collection = self.cell.key(),
-            path = names.join(", "),
-            cause = %error,
-            remedy = error.remedy_of_path(),
-            "this path cannot be saved, and all others are: it stays in the mount and in the journal, and is tried again when it \
-             is changed, when its folder is synchronised and when the mount ends"
-        );
-        if paths.iter().any(|(path, _)| self.local.touched.covers(path)) {
-            // Changed meanwhile.
-            self.local.journal.expendable = None;
-            self.local.bring_back(paths);
-        } else {
-            self.local.set_aside(paths.clone(), Reason::Refused, error.clone());
-        }
-    }
-
-    /// Saves whose answer was lost.
-    pub(super) fn may_have_arrived(&self) -> Vec<Sent> {
-        self.local.sent.iter().map(|(_, sent)| sent.clone()).collect()
-    }
-
-    /// What a save that came to nothing had taken along is still to be saved. The journal has it, or is still to get it: saves take
-    /// nothing from what waits for that.
-    fn take_back(&mut self, running: Running) {
-        self.local.touched.extend(&running.touched);
-        if let Some(state) = self.cell.load() {
-            for draft in running.promised.iter().filter_map(|number| state.draft(*number)) {
-                draft.promise();
-            }
-        }
-    }
-
-    pub(super) fn save_failed(&mut self, error: Error, context: &mut Context<Self>) {
-        self.local.failures += 1;
-        let is_refused = error.is_refusal() && self.local.failures >= MANY_FAILURES;
-        self.local.refused = is_refused.then(|| (Instant::now(), error.clone()));
-        let pause = self.retry_pause();
-        tracing::error!(
-            collection = self.cell.key(),
-            cause = %error,
-            remedy = error.remedy(),
-            retry_s = pause.as_secs(),
-            "cannot save the collection: what was written here is kept, and saving it is tried again"
-        );
-        self.copy_soon(Vec::new(), context);
-        let everybody = std::mem::take(&mut self.local.waiters);
-        self.fail_when_safe(everybody, error, context);
-        if self.saves_by_itself() {
-            self.save_in(pause, context);
-        }
-    }
-
-    fn was_saved_up_to(&mut self, change: u64, context: &mut Context<Self>) {
-        self.local.saved = self.local.saved.max(change);
-        // Before anybody is answered: who has waited for this takes it away at its old place next, or ends the mount.
-        self.tell_arrivals();
-        self.settle_journal();
-        let (now, later): (Vec<Waiter>, Vec<Waiter>) =
-            std::mem::take(&mut self.local.waiters).into_iter().partition(|waiter| waiter.change <= change);
-        self.local.waiters = later;
-        for waiter in now {
-            (waiter.answer)(Ok(()));
-        }
-        self.sweep_finished();
-        if !self.local.journal.is_running && self.local.journal.waiters.is_empty() {
-            self.local.journal.touched = self.local.touched.clone();
-            if self.local.touched.is_empty() {
-                self.local.journal.files.clear();
-            }
-        }
-        if !self.local.aside.is_empty() {
-            let paths = self.local.aside.paths();
-            self.local.journal.touched.extend(&paths);
-            if let Some(state) = self.cell.load() {
-                self.write_down_drafts(&state, &paths);
-            }
-            self.local.journal.waiters.push(Box::new(|_| {}));
-            self.write_journal(context);
-        }
-        self.rest_when_done();
-    }
-
-    /// Nothing here needs the actor any more, unless it does: what was moved here may still wait for what was moved on.
-    fn rest_when_done(&mut self) {
-        if self.local.is_quiet() && !self.cell.shared().moves.expects_any() {
-            self.local.keeps = None;
-        }
-    }
-
-    /// Moves that began or end here may have come further.
-    pub(super) fn look_at_moves(&mut self, context: &mut Context<Self>) {
-        let is_any = self.let_go();
-        self.tell_arrivals();
-        self.rest_when_done();
-        if is_any {
-            self.after_change(context);
-        }
-    }
-
-    /// Nobody here needs the file any more.
-    pub(super) fn finish(&self, file: Arc<DirtyFile>) {
-        if let Some(writing) = &self.environment.writing {
-            writing.housekeeper.finished().add(file);
-        }
-    }
-
-    /// Backing files may be needed no longer.
-    pub(super) fn sweep_finished(&self) {
-        if let Some(writing) = &self.environment.writing {
-            writing.housekeeper.sweep();
-        }
     }
 
     /// Somebody else was faster than our last save: after a pause we look what he did, and save again at once.
@@ -548,11 +265,11 @@ impl CollectionActor {
     }
 
     /// Changes are saved sooner or later though nobody asks.
-    fn saves_by_itself(&self) -> bool {
+    pub(super) fn saves_by_itself(&self) -> bool {
         self.environment.writing.as_ref().is_some_and(|writing| writing.sync != SyncMode::Exit)
     }
 
-    fn retry_pause(&self) -> Duration {
+    pub(super) fn retry_pause(&self) -> Duration {
         FIRST_RETRY.saturating_mul(1 << self.local.failures.saturating_sub(1).min(10)).min(LONGEST_RETRY)
     }
 }

@@ -25,23 +25,27 @@
 //!
 //! The mount's words reach the guardian as arguments, the token only through the environment, as it reached the mount.
 
+mod process;
+mod restart;
+mod switch;
+
 use super::daemon;
 use crate::fuse::mountpoint;
 use crate::telemetry;
-use nix::mount::{MntFlags, umount2};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use std::ffi::{CStr, OsString};
-use std::fs::File;
+use process::{Process, began};
+use restart::restart;
+use std::ffi::OsString;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+use switch::Switch;
 
 /// The word that all is set up.
 const ARMED: u8 = b'g';
@@ -58,13 +62,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(400);
 
 /// How long to wait after the abort for the rest of the process: its locks are free only then.
 const GONE: Duration = Duration::from_secs(10);
-
-/// Restarts within [`WINDOW`] before the guardian gives up: what dies that often needs a human.
-const MOST_RESTARTS: usize = 5;
-const WINDOW: Duration = Duration::from_secs(600);
-
-/// Carries the times of earlier restarts, in seconds since 1970, from one guardian to the next.
-const HISTORY: &str = "ARVADOS_MOUNT_RESTARTS";
 
 /// Watch over a mount (started by the mount itself).
 #[derive(clap::Args, Debug)]
@@ -313,289 +310,4 @@ fn arm() {
 /// Number of the FUSE mount that is at `path`, if its connection has this number.
 fn mounted_at(path: &Path, minor: u32) -> Option<u32> {
     mountpoint::find(path).filter(|mount| mount.minor == minor && mount.matches(None)).map(|mount| mount.id)
-}
-
-/// The mount's process.
-struct Process {
-    number: i32,
-    began: u64,
-    descriptor: Option<OwnedFd>,
-}
-
-impl Process {
-    fn open(number: i32, began: u64) -> Process {
-        // SAFETY: pidfd_open touches no memory; what it returns is ours alone.
-        let descriptor = unsafe {
-            let descriptor = libc::syscall(libc::SYS_pidfd_open, number, 0);
-            (descriptor >= 0).then(|| OwnedFd::from_raw_fd(descriptor as i32))
-        };
-        Process { number, began, descriptor }
-    }
-
-    /// Is it gone, or as good as gone? The number is only believed with the time.
-    fn is_dead(&self) -> bool {
-        let status = Status::read(self.number);
-        status.is_none_or(|status| status.began != self.began || status.is_dead)
-            || crate::fuse::interrupt::is_dying(self.number as u32)
-    }
-
-    /// Waits for its death.
-    fn wait(&self, signals: &SignalFd, is_away: impl Fn() -> bool) -> Seen {
-        let limit = PollTimeout::try_from(LOOK_AGAIN).unwrap_or(PollTimeout::MAX);
-        let mut seen = Seen::default();
-        loop {
-            let away = is_away();
-            let is_dead = self.is_dead();
-            // After that look: what it has sent before its death is there. Any other signal is only a reason to look.
-            while let Ok(Some(signal)) = signals.read_signal() {
-                let is_from_mount = i32::try_from(signal.ssi_pid) == Ok(self.number);
-                seen.ending |= is_from_mount && signal.ssi_signo == ENDING as u32;
-                seen.away |= is_from_mount && signal.ssi_signo == UNMOUNTED as u32;
-            }
-            if is_dead {
-                return seen;
-            }
-            seen.away |= away;
-            let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            watched.extend(self.descriptor.iter().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
-            let _ = poll(&mut watched, limit);
-        }
-    }
-
-    /// Waits until all of it is gone, its locks and descriptors too.
-    fn wait_until_gone(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-            let Some(descriptor) = &self.descriptor else { return };
-            let mut watched = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
-            let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            if poll(&mut watched, limit).is_ok_and(|ready| ready > 0) {
-                return;
-            }
-        }
-    }
-}
-
-/// What came about while the mount's process was well.
-#[derive(Default)]
-struct Seen {
-    /// The mount was not at its place any more.
-    away: bool,
-    /// Somebody has asked for its end.
-    ending: bool,
-}
-
-/// What `/proc/PID/stat` says of a main thread.
-struct Status {
-    began: u64,
-    /// A zombie: other threads may still be there.
-    is_dead: bool,
-}
-
-impl Status {
-    fn read(process: i32) -> Option<Status> {
-        Status::parse(&std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?)
-    }
-
-    /// The second field, the name, may contain anything: count from its end. Fields as in proc_pid_stat(5).
-    fn parse(text: &str) -> Option<Status> {
-        let (_, rest) = text.rsplit_once(") ")?;
-        let mut fields = rest.split_ascii_whitespace();
-        let is_dead = matches!(fields.next()?, "Z" | "X" | "x");
-        Some(Status { is_dead, began: fields.nth(18)?.parse().ok()? })
-    }
-}
-
-fn began(process: u32) -> Option<u64> {
-    Some(Status::read(i32::try_from(process).ok()?)?.began)
-}
-
-/// How to abort the connection.
-enum Switch {
-    /// The connection's own switch, open. Whatever happens to its number, this writes to no other connection.
-    Open(File),
-    /// A forced unmount aborts too. If nobody uses the mount in that moment, it also takes it away.
-    Force,
-    /// Neither can be had.
-    Missing,
-}
-
-impl Switch {
-    fn open(minor: u32) -> Switch {
-        let open = |path: String| std::fs::OpenOptions::new().write(true).open(path);
-        match open(format!("{}/{minor}/abort", mountpoint::CONNECTIONS)).or_else(|_| open_unseen(minor)) {
-            Ok(file) => Switch::Open(file),
-            Err(_) if nix::unistd::geteuid().is_root() => Switch::Force,
-            Err(_) => Switch::Missing,
-        }
-    }
-
-    fn abort(&self, arguments: &Arguments, is_mounted: bool) -> std::io::Result<()> {
-        match self {
-            Switch::Open(file) => {
-                let mut file = file;
-                file.write_all(b"1")
-            }
-            Switch::Force if is_mounted => {
-                match umount2(&arguments.path, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
-                    // Busy is what it says after the abort.
-                    Ok(()) | Err(nix::Error::EBUSY) => Ok(()),
-                    Err(error) => Err(error.into()),
-                }
-            }
-            Switch::Force => Ok(()),
-            Switch::Missing => Err(std::io::Error::other("there is no way to abort the connection (see above)")),
-        }
-    }
-}
-
-/// Opens the switch where `fusectl` is mounted nowhere, as root: in a mount of it that has no place in any tree, so that
-/// nothing is changed for others (fsopen(2), Linux 5.2).
-fn open_unseen(minor: u32) -> std::io::Result<File> {
-    const CREATE: u32 = 6;
-    let call = |result: libc::c_long| -> std::io::Result<OwnedFd> {
-        match i32::try_from(result) {
-            // SAFETY: a new descriptor that nobody else has.
-            Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    let kind: &CStr = c"fusectl";
-    let none = std::ptr::null::<libc::c_char>();
-    // SAFETY: the strings end with NUL and outlive the calls; the other arguments are numbers.
-    let tree = unsafe {
-        let context = call(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1u32))?;
-        if libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CREATE, none, none, 0) != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        call(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1u32, 0u32))?
-    };
-    let path = std::ffi::CString::new(format!("{minor}/abort")).map_err(std::io::Error::other)?;
-    // SAFETY: as above.
-    let descriptor = unsafe { libc::openat(tree.as_raw_fd(), path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
-    call(descriptor.into()).map(File::from)
-}
-
-/// Mounts again, up to [`MOST_RESTARTS`] times within [`WINDOW`], the later ones after a pause.
-fn restart(arguments: &Arguments, directory: &Path, id: u32) -> ExitCode {
-    let mut history = History::read(std::env::var(HISTORY).unwrap_or_default().as_str(), now());
-    loop {
-        let Some(pause) = history.pause() else {
-            report(arguments, "the mount died too often: it is not started again");
-            return ExitCode::FAILURE;
-        };
-        std::thread::sleep(pause);
-        // Somebody else may have taken it away, or put another mount there.
-        if mounted_at(&arguments.path, arguments.minor) == Some(id) {
-            if let Err(error) = mountpoint::unmount(&arguments.path, None, GONE) {
-                report(arguments, &format!("cannot unmount what the dead mount left: {error}"));
-                return ExitCode::FAILURE;
-            }
-        } else if mountpoint::find(&arguments.path).is_some() || history.is_fresh {
-            report(arguments, "the mount point is in other hands now: the mount is not started again");
-            return ExitCode::SUCCESS;
-        }
-        history.add(now());
-        match start_again(arguments, directory, &history) {
-            Ok(true) => {
-                report(arguments, "the mount is started again");
-                return ExitCode::SUCCESS;
-            }
-            Ok(false) => report(arguments, "the mount could not be started again"),
-            Err(error) => report(arguments, &format!("the mount could not be started again: {error}")),
-        }
-    }
-}
-
-/// Runs the mount's command line once more; returns whether it mounted. From then on it has a guardian of its own.
-fn start_again(arguments: &Arguments, directory: &Path, history: &History) -> std::io::Result<bool> {
-    let (reader, writer) = std::io::pipe()?;
-    let mut words = arguments.words.iter().cloned();
-    let mut command = daemon::command(&mut words, &writer);
-    command.current_dir(directory).env(HISTORY, history.to_string());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    drop(writer);
-    if daemon::is_mounted(reader) {
-        return Ok(true);
-    }
-    child.wait()?;
-    Ok(false)
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// When the mount was restarted lately.
-struct History {
-    times: Vec<u64>,
-    /// No attempt of ours yet.
-    is_fresh: bool,
-}
-
-impl History {
-    fn read(text: &str, now: u64) -> History {
-        let recent = |time: &u64| *time <= now && now - time < WINDOW.as_secs();
-        let times = text.split(',').filter_map(|time| time.parse().ok()).filter(recent).collect();
-        History { times, is_fresh: true }
-    }
-
-    fn add(&mut self, now: u64) {
-        self.times.retain(|time| now.saturating_sub(*time) < WINDOW.as_secs());
-        self.times.push(now);
-        self.is_fresh = false;
-    }
-
-    /// How long to wait before the next one: nothing, then 1, 2, 4 and 8 seconds; `None`: no more.
-    fn pause(&self) -> Option<Duration> {
-        match self.times.len() {
-            0 => Some(Duration::ZERO),
-            count if count < MOST_RESTARTS => Some(Duration::from_secs(1 << (count - 1))),
-            _ => None,
-        }
-    }
-}
-
-impl std::fmt::Display for History {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let times: Vec<String> = self.times.iter().map(u64::to_string).collect();
-        formatter.write_str(&times.join(","))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn status_is_read_behind_a_name_with_anything_in_it() {
-        let fields: Vec<String> = (4..=52).map(|number| number.to_string()).collect();
-        let status = Status::parse(&format!("12 (a) Z b) S {}", fields.join(" "))).expect("well-formed");
-        assert_eq!((status.is_dead, status.began), (false, 22));
-        let status = Status::parse(&format!("12 (x) Z {}", fields.join(" "))).expect("well-formed");
-        assert!(status.is_dead);
-        assert!(Status::parse("12 (x").is_none() && Status::parse("").is_none());
-    }
-
-    #[test]
-    fn process_is_known_by_number_and_time() {
-        let me = std::process::id();
-        let time = began(me).expect("our own status");
-        assert!(!Process::open(me as i32, time).is_dead());
-        assert!(Process::open(me as i32, time + 1).is_dead(), "another process with our number");
-    }
-
-    #[test]
-    fn restarts_come_later_and_later_and_then_no_more() {
-        let mut history = History::read("nonsense,1,5000", 10_000);
-        let mut pauses = Vec::new();
-        while let Some(pause) = history.pause() {
-            pauses.push(pause.as_secs());
-            history.add(10_000);
-        }
-        assert_eq!(pauses, [0, 1, 2, 4, 8]);
-        assert_eq!(History::read(&history.to_string(), 10_599).pause(), None, "the next guardian knows");
-        assert_eq!(History::read(&history.to_string(), 10_600).pause(), Some(Duration::ZERO));
-    }
 }
