@@ -132,6 +132,16 @@ pub enum AtOnce {
     Nothing,
 }
 
+/// Where a write goes, and by which way it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    At(u64),
+    /// Where the file ends, wherever the front end believes that to be.
+    End,
+    /// Pages of a mapped file: they come through any handle that may write, whoever has changed them.
+    Pages(u64),
+}
+
 /// How a file is to be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Access {
@@ -217,22 +227,21 @@ pub trait FileSystem: Send + Sync + 'static {
     fn read(&self, handle: Handle, offset: u64, size: u32) -> impl Future<Output = Result<Bytes, Error>> + Send;
 
     /// Writes `data` if that can be done without waiting: the front end need not make a copy that outlives its buffer.
-    fn write_at_once(&self, handle: Handle, offset: u64, data: &[u8], append: bool) -> AtOnce {
-        let _ = (handle, offset, data, append);
+    fn write_at_once(&self, handle: Handle, destination: Destination, data: &[u8]) -> AtOnce {
+        let _ = (handle, destination, data);
         AtOnce::Nothing
     }
 
-    /// Writes all of `data`. Returns when the data are taken over, which may have to wait for room. `append`: they go to the end of the
-    /// file, wherever the front end believes that to be.
+    /// Writes all of `data`. Returns when the data are taken over, which may have to wait for room.
     fn write(
         &self,
         handle: Handle,
-        offset: u64,
+        destination: Destination,
         data: Bytes,
-        append: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// A descriptor of the handle was closed: what was written through it is saved as the mount was told to do at `close`.
+    /// A descriptor of the handle was closed: what was written through it, or may have been, is saved as the mount was told to do at
+    /// `close`.
     fn flush(&self, handle: Handle) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// What was written to the file of this handle is saved.

@@ -15,7 +15,8 @@ use crate::fuse::interrupt::{Interrupted, Waiting};
 use crate::fuse::requests::Requests;
 use crate::fuse::statistics::{Operation, Statistics};
 use crate::vfs::{
-    Access, AtOnce, Attributes, Change, Entry, Error, FileSystem, Found, Handle, Inode, Kind, Opened, PageCache,
+    Access, AtOnce, Attributes, Change, Destination, Entry, Error, FileSystem, Found, Handle, Inode, Kind, Opened,
+    PageCache,
 };
 use bytes::Bytes;
 use fuse3::raw::Request;
@@ -316,16 +317,20 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
         let _busy = self.requests.start(&[inode]);
         let (files, handle, written) = (self.files.clone(), Handle(handle), data.len());
         // As it is now: `fcntl` may have changed it since the file was opened. Pages of a mapped file know their place.
-        let append = write_flags & WRITE_CACHE == 0 && flags & libc::O_APPEND as u32 != 0;
+        let destination = match write_flags & WRITE_CACHE {
+            0 if flags & libc::O_APPEND as u32 != 0 => Destination::End,
+            0 => Destination::At(offset),
+            _ => Destination::Pages(offset),
+        };
         // Almost always it is done at once, and what is left has no data.
-        let at_once = async { Ok(files.write_at_once(handle, offset, data, append)) };
+        let at_once = async { Ok(files.write_at_once(handle, destination, data)) };
         let left = match self.run(request, "write", inode, at_once).await? {
             AtOnce::All => None,
             AtOnce::Unannounced => Some(Bytes::new()),
             AtOnce::Nothing => Some(Bytes::copy_from_slice(data)),
         };
         if let Some(data) = left {
-            let future = async move { files.write(handle, offset, data, append).await };
+            let future = async move { files.write(handle, destination, data).await };
             self.change(request, "write", inode, future).await?;
         }
         self.statistics.add_bytes_written(written);

@@ -8,7 +8,7 @@ use crate::actors::collection::draft::Draft;
 use crate::actors::listing::Listing;
 use crate::tree::NodeId;
 use crate::vfs::object::{OpenRecord, Pinned};
-use crate::vfs::{Attributes, Entry, Handle, Inode};
+use crate::vfs::{Attributes, Destination, Entry, Handle, Inode};
 use bytes::Bytes;
 use dashmap::DashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,15 +38,24 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Is there anything of this handle that no `flush` has answered for?
-    pub fn is_unflushed(&self) -> bool {
-        self.has_written.load(Ordering::Acquire) && self.flushed.load(Ordering::Acquire) != self.draft.file.generation()
+    /// Something was written through it. To be called before the writer hears of it.
+    pub fn was_written(&self, destination: Destination) {
+        match destination {
+            Destination::At(_) | Destination::End => self.has_written.store(true, Ordering::Release),
+            Destination::Pages(_) => self.draft.pages_were_written(),
+        }
     }
 
-    /// A `flush` has ended well that began when the file had this generation.
-    pub fn was_flushed(&self, generation: u64) {
+    /// Is there anything of this handle that no `flush` has answered for? Changed pages may be of any.
+    pub fn is_unflushed(&self) -> bool {
+        let may_have_written = self.has_written.load(Ordering::Acquire) || self.draft.has_written_pages();
+        may_have_written && self.flushed.load(Ordering::Acquire) != self.draft.file.generation()
+    }
+
+    /// A `flush` has ended well. `generation`: it has answered for what was written up to there.
+    pub fn was_flushed(&self, generation: Option<u64>) {
         self.is_new.store(false, Ordering::Release);
-        if self.has_written.load(Ordering::Acquire) {
+        if let Some(generation) = generation {
             self.flushed.store(generation, Ordering::Release);
         }
     }

@@ -15,8 +15,8 @@ use crate::vfs::handle::{Handles, Open, OpenDirectory, OpenFile, OpenText};
 use crate::vfs::layout::{self, Layout, Place};
 use crate::vfs::object::{Behind, Content, FixedItem, FixedNode, Object, Objects, OpenRecord, Pinned, RECORD_FILE};
 use crate::vfs::{
-    Access, AtOnce, Change, Entry, Error, FileSystem, Found, FrontEnd, Handle, Inode, Kind, Opened, PageCache,
-    Timestamp, Totals,
+    Access, AtOnce, Change, Destination, Entry, Error, FileSystem, Found, FrontEnd, Handle, Inode, Kind, Opened,
+    PageCache, Timestamp, Totals,
 };
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
@@ -307,12 +307,12 @@ impl FileSystem for Site {
         self.create_file(parent, name, access, exclusive).await
     }
 
-    fn write_at_once(&self, handle: Handle, offset: u64, data: &[u8], append: bool) -> AtOnce {
-        self.write_file_at_once(handle, offset, data, append)
+    fn write_at_once(&self, handle: Handle, destination: Destination, data: &[u8]) -> AtOnce {
+        self.write_file_at_once(handle, destination, data)
     }
 
-    async fn write(&self, handle: Handle, offset: u64, data: Bytes, append: bool) -> Result<(), Error> {
-        self.write_file(handle, offset, data, append).await
+    async fn write(&self, handle: Handle, destination: Destination, data: Bytes) -> Result<(), Error> {
+        self.write_file(handle, destination, data).await
     }
 
     async fn flush(&self, handle: Handle) -> Result<(), Error> {

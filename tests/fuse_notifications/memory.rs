@@ -2,8 +2,8 @@
 //! tests, which can also make it slow or hold its changes up.
 
 use arvados::vfs::{
-    Access, Attributes, Change, DirectoryEntry, Entry, Error, FileSystem, Found, Handle, Inode, Kind, Opened,
-    PageCache, Timestamp, Totals,
+    Access, Attributes, Change, Destination, DirectoryEntry, Entry, Error, FileSystem, Found, Handle, Inode, Kind,
+    Opened, PageCache, Timestamp, Totals,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -179,15 +179,19 @@ impl FileSystem for Memory {
         Ok(Bytes::copy_from_slice(&data[start..end]))
     }
 
-    async fn write(&self, handle: Handle, offset: u64, data: Bytes, append: bool) -> Result<(), Error> {
-        self.appends.fetch_add(u64::from(append), Ordering::SeqCst);
+    async fn write(&self, handle: Handle, destination: Destination, data: Bytes) -> Result<(), Error> {
+        self.appends.fetch_add(u64::from(destination == Destination::End), Ordering::SeqCst);
         self.pause().await;
         let mut nodes = self.nodes.lock().unwrap();
         let node = nodes.get_mut(&handle.0).ok_or(Error::BadHandle)?;
         let content = node.data.as_mut().ok_or(Error::IsADirectory)?;
-        let end = offset as usize + data.len();
+        let start = match destination {
+            Destination::End => content.len(),
+            Destination::At(offset) | Destination::Pages(offset) => offset as usize,
+        };
+        let end = start + data.len();
         content.resize(content.len().max(end), 0);
-        content[offset as usize..end].copy_from_slice(&data);
+        content[start..end].copy_from_slice(&data);
         node.modified += 1;
         Ok(())
     }

@@ -261,6 +261,28 @@ fn pages_that_are_changed_after_the_file_was_closed_arrive() {
     assert!(fixture.server_has("mapped", &expected));
 }
 
+/// The kernel writes pages through any descriptor that may write, not through the one of the program that has changed them.
+#[test]
+fn closing_a_file_saves_its_mapped_pages_while_another_program_has_it_mapped() {
+    let fixture = Fixture::new(&QUIET);
+    let path = fixture.path().join("mapped");
+    save(&path, &[b'x'; 10_000]).unwrap();
+    let mut expected = vec![b'x'; 10_000];
+    let (first, second) = (open(&path, libc::O_RDWR).unwrap(), open(&path, libc::O_RDWR).unwrap());
+    let mut of_first = Mapping::new(&first, 10_000).unwrap();
+    let mut of_second = Mapping::new(&second, 10_000).unwrap();
+    of_first.bytes()[..5].copy_from_slice(b"first");
+    drop(of_first);
+    close(first).unwrap();
+    expected[..5].copy_from_slice(b"first");
+    assert!(fixture.server_has("mapped", &expected), "what the first has changed");
+    of_second.bytes()[5_000..5_006].copy_from_slice(b"second");
+    drop(of_second);
+    close(second).unwrap();
+    expected[5_000..5_006].copy_from_slice(b"second");
+    assert!(fixture.server_has("mapped", &expected), "what the second has changed");
+}
+
 /// arv-mount.md 3.2 and go-filesystem.md 1.3: both fill holes with zeros and upload them.
 #[test]
 fn sparse_file_of_a_tebibyte_costs_nothing() {

@@ -24,6 +24,8 @@ pub struct Draft {
     saved_writes: AtomicU64,
     /// The file belongs to another collection now.
     is_handed_over: AtomicBool,
+    /// Somebody has it mapped and has changed it. Nobody can tell who: each who may write and closes it is answered for that.
+    has_written_pages: AtomicBool,
 }
 
 impl Draft {
@@ -37,6 +39,7 @@ impl Draft {
             saved,
             saved_writes,
             is_handed_over: AtomicBool::new(false),
+            has_written_pages: AtomicBool::new(false),
         }
     }
 
@@ -66,6 +69,14 @@ impl Draft {
 
     pub(super) fn is_handed_over(&self) -> bool {
         self.is_handed_over.load(Ordering::Acquire)
+    }
+
+    pub fn pages_were_written(&self) {
+        self.has_written_pages.store(true, Ordering::Release);
+    }
+
+    pub fn has_written_pages(&self) -> bool {
+        self.has_written_pages.load(Ordering::Acquire)
     }
 
     pub fn is_open(&self) -> bool {

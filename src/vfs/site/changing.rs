@@ -24,7 +24,7 @@ use crate::keep::manifest::{MAX_NAME_LENGTH, NameProblem, check_new_name};
 use crate::tree::NodeId;
 use crate::vfs::handle::{Open, OpenFile, Writer};
 use crate::vfs::object::{Content, Object, Pinned, RECORD_FILE};
-use crate::vfs::{Access, AtOnce, Change, Entry, Error, Handle, Inode, Opened};
+use crate::vfs::{Access, AtOnce, Change, Destination, Entry, Error, Handle, Inode, Opened};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -299,23 +299,23 @@ impl Site {
         self.attributes(inode).await
     }
 
-    pub(super) fn write_file_at_once(&self, handle: Handle, offset: u64, data: &[u8], append: bool) -> AtOnce {
+    pub(super) fn write_file_at_once(&self, handle: Handle, destination: Destination, data: &[u8]) -> AtOnce {
         let open = self.handles.get(handle);
         let Some(Open::File(OpenFile { writer: Some(writer), .. })) = open.as_deref() else { return AtOnce::Nothing };
-        if !writer.draft.file.write_at_once(place(offset, append), data) {
+        if !writer.draft.file.write_at_once(place(destination), data) {
             return AtOnce::Nothing;
         }
-        writer.has_written.store(true, Ordering::Release);
+        writer.was_written(destination);
         // A save that began before the write has taken the announcement by now, one that begins later sees the write.
         if writer.draft.is_announced() { AtOnce::All } else { AtOnce::Unannounced }
     }
 
-    pub(super) async fn write_file(&self, handle: Handle, offset: u64, data: Bytes, append: bool) -> Result<(), Error> {
+    pub(super) async fn write_file(&self, handle: Handle, destination: Destination, data: Bytes) -> Result<(), Error> {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         let Open::File(file) = open.as_ref() else { return Err(Error::NotWritable) };
         let Some(writer) = &file.writer else { return Err(Error::NotWritable) };
-        writer.draft.file.write(place(offset, append), data).await.map_err(actors::Error::from)?;
-        writer.has_written.store(true, Ordering::Release);
+        writer.draft.file.write(place(destination), data).await.map_err(actors::Error::from)?;
+        writer.was_written(destination);
         let Content::Collection { cell, .. } = &file.object.content else { return Err(Error::Stale) };
         self.announce(cell, file.inode.number(), &writer.draft).await
     }
@@ -325,16 +325,18 @@ impl Site {
         let open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         let Open::File(file) = open.as_ref() else { return Ok(()) };
         let Content::Collection { cell, .. } = &file.object.content else { return Ok(()) };
-        if let Some(writer) = file.writer.as_ref().filter(|writer| writer.is_unflushed()) {
+        // Looked up first: what is written from now on is not what is saved here.
+        let generation = file.writer.as_ref().map(|writer| writer.draft.file.generation());
+        let is_unflushed = file.writer.as_ref().is_some_and(Writer::is_unflushed);
+        if let Some(writer) = file.writer.as_ref().filter(|_| is_unflushed) {
             // The collection was gone, and is another one: what was written here has no place in it.
             let known = cell.load().and_then(|state| state.draft(file.inode.number()).cloned());
             if !known.is_some_and(|known| Arc::ptr_eq(&known, &writer.draft)) {
                 return Err(Error::Stale);
             }
         }
-        let generation = file.writer.as_ref().map(|writer| writer.draft.file.generation());
         let (files, need) = match &file.writer {
-            Some(writer) if writer.is_unflushed() => (Files::One(file.inode.number()), need),
+            Some(_) if is_unflushed => (Files::One(file.inode.number()), need),
             Some(_) if always => (Files::One(file.inode.number()), need),
             // `echo x > f` closes a copy before its first write: the server need not hear of the empty file yet.
             Some(writer) if writer.is_new.load(Ordering::Acquire) => (Files::One(file.inode.number()), Need::Journal),
@@ -346,7 +348,7 @@ impl Site {
         };
         self.supervisor.save(cell, files, need).await.map_err(gone_is_stale)?;
         if let (Some(writer), Some(generation)) = (&file.writer, generation) {
-            writer.was_flushed(generation);
+            writer.was_flushed((is_unflushed || always).then_some(generation));
         }
         Ok(())
     }
@@ -503,8 +505,11 @@ impl Site {
 }
 
 /// Where a write goes; `append` as in [`crate::vfs::FileSystem::write`].
-fn place(offset: u64, append: bool) -> Place {
-    if append { Place::End } else { Place::At(offset) }
+fn place(destination: Destination) -> Place {
+    match destination {
+        Destination::End => Place::End,
+        Destination::At(offset) | Destination::Pages(offset) => Place::At(offset),
+    }
 }
 
 /// A name that the server takes for a collection: at most 255 characters (a column's width, not bytes), protocol.md 4.2.
