@@ -34,6 +34,7 @@
 //! | [`housekeeper`] | what is done on the journal's disk and nobody waits for |
 //! | [`earlier`] | journals of earlier mounts |
 //! | [`sent`] | saves of which it is not known whether they arrived |
+//! | [`remains`] | what an actor that fails leaves to the next |
 //! | [`journaling`] | when the journal is written |
 //! | [`copying`] | bytes of what is in Keep, for the journal |
 //! | [`recording`] | what the journal is told |
@@ -77,6 +78,7 @@ mod overwritten;
 pub mod placing;
 mod recording;
 pub mod recovering;
+mod remains;
 mod renewing;
 mod replaying;
 mod running;
@@ -171,7 +173,8 @@ impl Keeper for CollectionActor {
         }
         let moves = &cell.shared().moves;
         moves.go_on(&mut local, !is_unsaved);
-        if moves.expects_any() {
+        cell.shared().remains.take(&mut local);
+        if moves.expects_any() || !local.is_clean() {
             local.keep(&cell);
         }
         CollectionActor {

@@ -470,4 +470,4 @@ impl Handler<Stop> for ListingActor {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::actors) mod tests;

@@ -32,6 +32,27 @@ fn both_versions_are_kept_by_default() {
     assert!(names(&fixture.path()).contains(copies[0].0), "the mount shows it too");
 }
 
+/// Who writes what was there before has changed the file as well.
+#[test]
+fn file_that_is_written_with_the_bytes_it_had_is_not_lost_to_what_another_client_has_saved() {
+    if !is_ours() {
+        return;
+    }
+    for guard in ["auto", "strict"] {
+        let fixture = Fixture::new(&[&QUIET[..], &[&format!("--commit-guard={guard}")]].concat());
+        let path = fixture.path();
+        save(&path.join("x"), b"as before").unwrap();
+        fixture.client.put_files(&fixture.made.uuid, &[("x", b"theirs")]);
+        save(&path.join("x"), b"as before").unwrap();
+        save(&path.join("other"), b"other").unwrap();
+        let files = fixture.client.files(&fixture.made.uuid);
+        assert_eq!(files["x"], b"as before", "{guard}");
+        let mut copies = files.iter().filter(|(name, _)| is_conflict_of(name, "x"));
+        assert_eq!(copies.next().unwrap().1, b"theirs", "{guard}");
+        assert_eq!(copies.next(), None, "{guard}");
+    }
+}
+
 /// Closed here and not saved yet when the event of another client's change arrives.
 #[test]
 fn what_is_closed_and_not_saved_yet_is_merged_with_what_others_save() {

@@ -4,6 +4,7 @@ use crate::fixture::{Fixture, QUIET, names};
 use crate::mount_support::files::{append, close, errno, open, save, truncate};
 use crate::mount_support::writer::{Writer, is_ours};
 use crate::support::until;
+use arvados::remote::api::CollectionUpdate;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
@@ -163,6 +164,34 @@ fn file_that_is_changed_back_after_an_answer_got_lost_is_not_saved_until_the_ser
     fixture.writer.start_again();
     until("the last version to be saved", || fixture.server_has("x", b"as before"));
     assert_eq!(fixture.server_names(), ["a", "d/b", "x"]);
+}
+
+/// A proxy gives up on a request that the server goes on with: it arrives when the file is removed again here.
+#[test]
+fn save_that_arrives_after_what_it_brings_was_removed_is_put_right() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--retries=0", "--refresh-time=3600"]);
+    let path = fixture.path();
+    until("the mount to listen", || fixture.control("ws", json!({}))["connections"] == 1);
+    let block = fixture.client.block(b"late");
+    let lost = json!({"method": ["PUT"], "path": fixture.made.uuid, "body": "replace_files", "drop": "before"});
+    fixture.control("faults", json!({"api": [lost]}));
+    assert_ne!(errno(save(&path.join("late"), b"late")), 0);
+    fs::remove_file(path.join("late")).unwrap();
+    fixture.control("faults", json!({"api": []}));
+    let since = fixture.sequence();
+    let text = format!(". {block} 0:4:late\n");
+    let update = CollectionUpdate {
+        manifest: Some(text),
+        replace_files: [("/late".to_owned(), "manifest_text/late".to_owned())].into(),
+        ..CollectionUpdate::default()
+    };
+    fixture.client.update(&fixture.made.uuid, &update).unwrap();
+    assert!(fixture.server_names().contains(&"late".to_owned()));
+    until("the file to be removed again", || fixture.server_names() == ["a", "d/b"]);
+    assert_eq!(names(&path), ["a", "d"], "{:?}", fixture.requests(since));
 }
 
 #[test]

@@ -70,6 +70,28 @@ fn search_for_the_path_to_blame_costs_two_requests_a_halving() {
     assert_eq!(fixture.server_names().len(), 2 + 100);
 }
 
+/// Somebody renames the file while it is being saved, and the server refuses its old name, which nobody has any more.
+#[test]
+fn close_does_not_hear_of_success_when_its_file_was_renamed_and_not_saved() {
+    for (new, expected) in [("bad too", libc::EIO), ("fine", 0)] {
+        let fixture = Fixture::old(&QUIET);
+        let path = fixture.path();
+        let refused = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "body": "/bad", "status": 422});
+        fixture.control("faults", json!({"api": [refused], "keep": [{"method": ["PUT"], "delay": 1}]}));
+        std::thread::scope(|scope| {
+            scope.spawn(|| save(&path.join("under way"), b"x").unwrap());
+            std::thread::sleep(Duration::from_millis(300));
+            scope.spawn(|| save(&path.join("good"), b"good").unwrap());
+            let closed = scope.spawn(|| errno(save(&path.join("bad"), b"content")));
+            // The first save has ended by then, and the second waits for Keep.
+            std::thread::sleep(Duration::from_millis(1200));
+            let renamed = errno(fs::rename(path.join("bad"), path.join(new)));
+            assert_eq!((closed.join().unwrap(), renamed), (expected, expected), "{new}\n{}", fixture.writer.log());
+        });
+        assert_eq!(fixture.server_has(new, b"content"), expected == 0);
+    }
+}
+
 #[test]
 fn refused_path_is_not_sent_again_and_again_but_when_its_folder_is_synchronised() {
     let (fixture, _) = refused_among_others(&[], 422, 4);

@@ -8,6 +8,8 @@ use crate::support::{Cluster, run, succeed, until};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -328,12 +330,74 @@ fn move_that_was_promised_outlives_a_save_that_leaves_the_file_out_because_it_is
     other.write_all(b"other").unwrap();
     other.sync_all().unwrap();
     assert!(fixture.server_has("other", b"other"));
+    let names = fixture.server_names();
+    assert!(names.contains(&"moved".to_owned()), "its old name is gone: {names:?}");
     fixture.writer.kill();
     drop((half_written, other));
     fixture.writer.clear();
     fixture.writer.start_again();
     let found = fs::read(fixture.path().join("moved")).unwrap();
     assert!(found.starts_with(b"first"), "{}", String::from_utf8_lossy(&found));
+}
+
+/// `mv` of a folder, and before that is saved somebody opens a file in it for writing, who got to the folder before.
+#[test]
+fn file_that_is_opened_in_a_folder_that_was_just_moved_is_not_left_out_of_the_save() {
+    let mut fixture = Fixture::new(&[]);
+    let path = fixture.path();
+    let folder = File::open(path.join("d")).unwrap();
+    let inside = PathBuf::from(format!("/proc/self/fd/{}/b", folder.as_raw_fd()));
+    let slow = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "delay": 1.5, "times": 1});
+    fixture.control("faults", json!({"api": [slow]}));
+    let half_written = std::thread::scope(|scope| {
+        scope.spawn(|| save(&path.join("under way"), b"x").unwrap());
+        std::thread::sleep(Duration::from_millis(400));
+        let moved = scope.spawn(|| fs::rename(path.join("d"), path.join("e")).unwrap());
+        std::thread::sleep(Duration::from_millis(400));
+        let mut file = File::options().append(true).open(&inside).unwrap();
+        file.write_all(b", more").unwrap();
+        moved.join().unwrap();
+        file
+    });
+    let names = fixture.server_names();
+    assert!(names.contains(&"e/b".to_owned()), "{names:?}");
+    if !is_ours() {
+        return;
+    }
+    fixture.writer.kill();
+    drop((half_written, folder));
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    let found = fs::read(path.join("e/b")).unwrap();
+    assert!(found.starts_with(b"second"), "{}", String::from_utf8_lossy(&found));
+}
+
+/// The journal is being written when the file is renamed, and before it is told of that somebody opens the file for writing.
+#[test]
+fn file_that_is_opened_before_the_journal_has_its_new_name_outlives_a_kill() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=idle:60"]);
+    let path = fixture.path();
+    let known = File::open(path.join("a")).unwrap();
+    let large = vec![7; 60 << 20];
+    let opened = std::thread::scope(|scope| {
+        let other = File::create(path.join("large")).unwrap();
+        (&other).write_all(&large).unwrap();
+        scope.spawn(move || close(other).unwrap());
+        std::thread::sleep(Duration::from_millis(10));
+        let moved = scope.spawn(|| fs::rename(path.join("a"), path.join("moved")).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+        let again = open(Path::new(&format!("/proc/self/fd/{}", known.as_raw_fd())), libc::O_WRONLY).unwrap();
+        moved.join().unwrap();
+        again
+    });
+    fixture.writer.kill();
+    drop((opened, known));
+    fixture.writer.clear();
+    fixture.writer.start_again();
+    assert_eq!(fs::read(path.join("moved")).unwrap(), b"first");
 }
 
 /// `sync f` opens the file for reading.

@@ -25,7 +25,7 @@ pub(super) enum Reason {
     Refused,
 }
 
-struct Group {
+pub(super) struct Group {
     paths: Touched,
     reason: Reason,
     error: Error,
@@ -74,6 +74,15 @@ impl Aside {
     /// Are there any of those?
     pub(super) fn has_content(&self) -> bool {
         !self.groups.is_empty()
+    }
+
+    /// Takes out what is set aside for a reason.
+    pub(super) fn take_groups(&mut self) -> Vec<Group> {
+        std::mem::take(&mut self.groups)
+    }
+
+    pub(super) fn put_groups(&mut self, groups: Vec<Group>) {
+        self.groups.extend(groups);
     }
 
     pub(super) fn put(&mut self, paths: Touched, reason: Reason, error: Error) {

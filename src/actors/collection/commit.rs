@@ -103,7 +103,8 @@ impl Commit {
     pub(super) async fn run(mut self) -> Ended {
         let mut progress = Progress::default();
         let outcome = self.try_run(&mut progress).await.unwrap_or_else(Outcome::Failed);
-        let Progress { saved, blamed } = progress;
+        let Progress { saved, mut blamed } = progress;
+        blamed.iter_mut().for_each(|blamed| blamed.files = self.files_at(&blamed.paths));
         Ended { text: self.text, asked: self.asked, sent: self.sent, predicted: self.predicted, saved, blamed, outcome }
     }
 
@@ -119,8 +120,9 @@ impl Commit {
             let mut edits = match self.edits(&base, &target.snapshot, &touched) {
                 Some(edits) if edits.is_empty() => {
                     // Records of what was changed back and never sent end with this, as with a save.
-                    if self.is_unsure {
-                        // What was changed back is on the server only if the change is not.
+                    if self.is_unsure || target.files.iter().any(|file| self.is_written(file.number)) {
+                        // What was changed back is on the server only if the change is not. And writing what was there before is
+                        // a change as well, which nobody has seen who has saved something else meanwhile.
                         let now = self.environment.api.collection(self.cell.key(), &SUMMARY, None).await?;
                         if !is_same(&now, &base.record) {
                             return Ok(Outcome::Refused);
@@ -181,6 +183,15 @@ impl Commit {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The unsaved files at these paths.
+    fn files_at(&self, paths: &Touched) -> Vec<u32> {
+        let is_there = |number: &u32| {
+            let node = self.state.node(*number).filter(|node| self.state.snapshot.is_linked(*node));
+            node.is_some_and(|node| paths.covers(&self.state.snapshot.path(node)))
+        };
+        self.state.drafts.keys().copied().filter(is_there).collect()
     }
 
     /// Saves what can be saved of something that the server refuses as a whole.
@@ -245,7 +256,7 @@ impl Commit {
         let files = files.into_iter().filter(is_there).collect();
         progress.saved = Some(Saved { base, files, left, reach });
         let blamed = parts.blamed().iter().cloned().zip(errors);
-        progress.blamed.extend(blamed.map(|(paths, error)| Blamed { paths, error }));
+        progress.blamed.extend(blamed.map(|(paths, error)| Blamed::new(paths, error)));
         outcome
     }
 
@@ -283,7 +294,7 @@ impl Commit {
                     self.leave_out(&mut editor, path, *node)?;
                     is_new |= state.base.snapshot.find(path).is_none();
                     let paths = [(&path[..], Depth::Entry)].into_iter().collect();
-                    unfit.push(Blamed { paths, error: error.into() });
+                    unfit.push(Blamed::new(paths, error));
                     continue;
                 }
                 result => result?,
@@ -293,7 +304,7 @@ impl Commit {
         }
         for (path, error) in &self.lost {
             is_new |= state.base.snapshot.find(path).is_none();
-            unfit.push(Blamed { paths: [(&path[..], Depth::Tree)].into_iter().collect(), error: error.clone().into() });
+            unfit.push(Blamed::new([(&path[..], Depth::Tree)].into_iter().collect(), error.clone()));
         }
         let mut snapshot = editor.finish();
         if let Some(first) = unfit.first_mut().filter(|_| is_new) {
@@ -324,6 +335,10 @@ impl Commit {
             None => drop(editor.remove(snapshot.parent(node), snapshot.name(node))?),
         }
         Ok(())
+    }
+
+    fn is_written(&self, number: u32) -> bool {
+        self.state.draft(number).is_some_and(|draft| draft.is_written())
     }
 
     /// The changed paths; `None` if only a whole manifest can say it.

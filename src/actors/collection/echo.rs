@@ -7,6 +7,7 @@
 
 use crate::actors::collection::moving::Moves;
 use crate::actors::collection::opened::{OpenFiles, Unseen};
+use crate::actors::collection::remains::Remains;
 use crate::tree::Snapshot;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -45,6 +46,7 @@ pub struct Echoes {
     pub open: OpenFiles,
     pub unseen: Unseen,
     pub moves: Moves,
+    pub remains: Remains,
 }
 
 struct Save {

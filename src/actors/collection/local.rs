@@ -53,6 +53,8 @@ pub(super) struct Local {
     pub(super) refused: Option<(Instant, Error)>,
     /// Saves of which it is not known whether they arrived.
     pub(super) sent: Unknown,
+    /// A timer runs after which nobody waits for them any more.
+    pub(super) rests_later: bool,
     /// What a save under way has brought to the server.
     pub(super) landed: Landed,
     /// Nobody stops the actor while it has something that is not saved.

@@ -189,7 +189,8 @@ impl CollectionActor {
         self.local.text = None;
         next.base = base(content.snapshot.clone());
         next.record = record.clone();
-        let is_clean = self.local.is_clean() && current.drafts.is_empty();
+        // What may have arrived of ours is nothing that somebody else has changed.
+        let is_clean = self.local.is_clean() && self.local.sent.is_empty() && current.drafts.is_empty();
         let is_as_known = known.is_some_and(|known| Arc::ptr_eq(&known, &current));
         if is_clean
             && is_as_known
@@ -258,7 +259,8 @@ impl CollectionActor {
             self.cell.begin();
             return;
         }
-        if self.cell.is_wanted() {
+        if self.cell.is_wanted() || !self.local.sent.is_empty() {
+            // The event of a save of ours tells nothing new, but where its answer was lost.
             self.fetch(context);
         } else if self.cell.marks() != state.marks && self.cell.is_used() {
             self.look_soon(context);

@@ -167,7 +167,7 @@ impl CollectionActor {
     pub(super) fn look_at_moves(&mut self, context: &mut Context<Self>) {
         let is_any = self.let_go();
         self.tell_arrivals();
-        self.rest_when_done();
+        self.rest_when_done(context);
         if is_any {
             self.after_change(context);
         }

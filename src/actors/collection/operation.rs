@@ -18,7 +18,7 @@ use crate::dirty::DirtyFile;
 use crate::remote::keep::PutRequest;
 use crate::tree::commit::Depth;
 use crate::tree::path::split;
-use crate::tree::{Editor, NodeId, Snapshot, conflict_name};
+use crate::tree::{Editor, NodeId, Snapshot, conflict_name, same_content};
 use actix::{Context, Handler, Message};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::sync::Arc;
@@ -73,7 +73,7 @@ pub(super) struct Edit {
     touched: Vec<(Vec<u8>, Depth)>,
     /// Files that nobody needs any more, but the journal perhaps.
     finished: Vec<Arc<DirtyFile>>,
-    /// Files that the journal has to have under their new name, though they may be open.
+    /// Files that the journal has to have under the name that they have now, though they may be open.
     moved: Vec<u32>,
 }
 
@@ -248,6 +248,12 @@ impl CollectionActor {
                     }
                     None => return Err(Error::Gone),
                 };
+                if !known.is_open() && !is_on_server(&edit, node) {
+                    // Its old name, if it was moved here, goes with the next save and the next record. Both leave out what is half
+                    // written, unless it was promised.
+                    known.promise();
+                    edit.moved.push(number);
+                }
                 known.add_writer();
                 draft = Some(known);
                 if hides && writing.on_conflict == OnConflict::Error {
@@ -426,6 +432,13 @@ fn new_file(writing: &Writing, state: &CollectionState, node: NodeId, modified: 
     let file = writing.store.file(state.snapshot.pieces(node), put_request(writing, state));
     file.set_modified(modified.unwrap_or_default());
     file
+}
+
+/// Has the server, at the path of a file, what the file had before it was opened?
+fn is_on_server(edit: &Edit, node: NodeId) -> bool {
+    let (base, mine) = (&edit.state.base.snapshot, edit.snapshot());
+    let there = if mine.is_linked(node) { base.find(&mine.path(node)) } else { None };
+    there.is_some_and(|there| !base.is_directory(there) && same_content(base, there, mine, node))
 }
 
 /// How new data of a collection are to be stored (arv-mount.md 3.2: as its record asks, else as the mount was told to).

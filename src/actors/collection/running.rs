@@ -113,7 +113,7 @@ impl CollectionActor {
             self.local.asked = asked;
             self.take_back(running);
         }
-        for Blamed { paths, error } in &blamed {
+        for Blamed { paths, error, .. } in &blamed {
             self.blame(paths, error);
         }
         let mut problem = None;
@@ -139,8 +139,9 @@ impl CollectionActor {
         }
         self.local.landed.was_taken_in();
         sent::add(&mut self.local.sent, sent, Instant::now());
-        for Blamed { paths, error } in &blamed {
+        for Blamed { paths, files, error } in &blamed {
             self.fail_waiters_of(paths, change, error, context);
+            self.put_off_waiters_of(files);
         }
         match outcome {
             Outcome::Done => {
@@ -306,13 +307,23 @@ impl CollectionActor {
             self.local.journal.waiters.push(Box::new(|_| {}));
             self.write_journal(context);
         }
-        self.rest_when_done();
+        self.rest_when_done(context);
     }
 
     /// Nothing here needs the actor any more, unless it does: what was moved here may still wait for what was moved on.
-    pub(super) fn rest_when_done(&mut self) {
-        if self.local.is_quiet() && !self.cell.shared().moves.expects_any() {
+    pub(super) fn rest_when_done(&mut self, context: &mut Context<Self>) {
+        if !self.local.is_quiet() || self.cell.shared().moves.expects_any() || self.local.keeps.is_none() {
+            return;
+        }
+        if !sent::may_arrive(&self.local.sent, Instant::now()) {
             self.local.keeps = None;
+        } else if !self.local.rests_later {
+            // What arrives after what it brings was changed back has to be put right.
+            self.local.rests_later = true;
+            context.run_later(sent::LOST, |actor, context| {
+                actor.local.rests_later = false;
+                actor.rest_when_done(context);
+            });
         }
     }
 }

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// A request that was sent so long ago does not arrive any more: longer than proxies and servers let one wait.
-const LOST: Duration = Duration::from_secs(600);
+pub(super) const LOST: Duration = Duration::from_secs(600);
 
 /// Saves of which it is not known whether they arrived, with the moment when that was seen.
 pub(super) type Unknown = Vec<(Instant, Sent)>;

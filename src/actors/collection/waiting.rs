@@ -62,6 +62,16 @@ impl CollectionActor {
         self.fail_when_safe(now, error.clone(), context);
     }
 
+    /// Those who wait for one of these files, which was not saved, wait for what was changed since: it has another name by now, or
+    /// they would have been told.
+    pub(super) fn put_off_waiters_of(&mut self, files: &[u32]) {
+        for waiter in &mut self.local.waiters {
+            if matches!(waiter.waits, Waits::File(number) if files.contains(&number)) {
+                waiter.change = self.local.changes;
+            }
+        }
+    }
+
     pub(super) fn fail_waiters(&mut self, change: u64, error: &Error) {
         let (now, later) =
             std::mem::take(&mut self.local.waiters).into_iter().partition(|it: &Waiter| it.change <= change);

@@ -7,7 +7,7 @@ use crate::remote::token::Token;
 use crate::remote::{Network, Settings};
 use snapshot::Candidate;
 
-fn environment() -> Arc<Environment> {
+pub(in crate::actors) fn environment() -> Arc<Environment> {
     let token = Token::new("v2/zzzzz-gj3su-000000000000000/secret").expect("a token");
     // Nothing is asked for: the host need not exist.
     let settings = Settings { insecure: true, ..Settings::new("127.0.0.1:1", token) };

@@ -41,7 +41,15 @@ impl Ended {
 /// Paths that the server refuses, and what has to stay because of them.
 pub(in crate::actors::collection) struct Blamed {
     pub(in crate::actors::collection) paths: Touched,
+    /// The files that were there when the save began, by number: they may have other names by now.
+    pub(in crate::actors::collection) files: Vec<u32>,
     pub(in crate::actors::collection) error: Error,
+}
+
+impl Blamed {
+    pub(super) fn new(paths: Touched, error: impl Into<Error>) -> Blamed {
+        Blamed { paths, files: Vec::new(), error: error.into() }
+    }
 }
 
 /// How it ended.
