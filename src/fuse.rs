@@ -248,6 +248,22 @@ impl Mounted {
         }
     }
 
+    /// Serves nobody any more: whoever still uses it gets an error, and nothing else is promised to anybody.
+    pub async fn stop(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        // First of all, as long as the number is ours: an operation that is under way keeps the connection, and with it everybody
+        // who waits for an answer.
+        if let Some(minor) = self.minor {
+            mountpoint::abort(minor);
+        }
+        self.session.abort();
+        let _ = (&mut self.session).await;
+        self.has_ended = true;
+        self.notifier.close();
+    }
+
     async fn fusermount(&self, options: &'static [&'static str]) -> bool {
         let path = self.path.clone();
         let run = move || {

@@ -10,6 +10,7 @@ use mount_support::{Client, control};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use support::{Cluster, LIMIT, run, until, wait};
@@ -30,6 +31,42 @@ fn end(writer: &mut Writer) -> ExitStatus {
         panic!("it does not end");
     }
     ended.unwrap()
+}
+
+/// It has the folder open, and goes on making files in it when the mount is taken away. An earlier mount has left something that
+/// cannot be saved: that is waited for, after everything else was saved.
+#[test]
+fn what_a_program_is_promised_that_does_not_stop_is_saved_before_a_good_end() {
+    for mode in ["exit", "idle:60"] {
+        let cluster = Cluster::start();
+        let client = Client::new(&cluster);
+        let sync = format!("--sync={mode}");
+        let (mut writer, lost) = unsaved(&cluster, &client, &[&sync, "--unmount-timeout=0.3"]);
+        let made = client.collection("goes on", None, client.manifest(&[("old", b"old")]));
+        writer.kill();
+        writer.clear();
+        client.delete(&lost);
+        writer.start_again();
+        let folder = fs::File::open(writer.collection(&made.uuid)).unwrap();
+        let inside = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+        let (promised, status) = std::thread::scope(|scope| {
+            let promised = scope.spawn(|| {
+                let names = (0..5_000).map(|number| number.to_string());
+                let is_saved = |name: &String| {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                    save(&inside.join(name), b"promised").is_ok()
+                };
+                names.take_while(is_saved).collect::<Vec<_>>()
+            });
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            let status = writer.terminate();
+            (promised.join().unwrap(), status)
+        });
+        assert!(promised.len() > 10 && promised.len() < 5_000, "{}", promised.len());
+        let there = client.files(&made.uuid);
+        let missing: Vec<_> = promised.iter().filter(|name| !there.contains_key(*name)).collect();
+        assert!(missing.is_empty() && status.success(), "{mode}: {status:?}, {missing:?}\n{}", writer.log());
+    }
 }
 
 #[test]

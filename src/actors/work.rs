@@ -28,8 +28,14 @@ impl<T> Future for Work<T> {
     type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = Pin::new(&mut self.task).poll(context);
-        result.map(|result| result.unwrap_or_else(|_| Err(Error::Failed(std::mem::take(&mut self.what)))))
+        match Pin::new(&mut self.task).poll(context) {
+            Poll::Ready(Ok(result)) => Poll::Ready(result),
+            // Nobody but us ends it early, and then nobody waits. So its runtime ends, and the process with that: this is no failure
+            // to speak of.
+            Poll::Ready(Err(error)) if error.is_cancelled() => Poll::Pending,
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Error::Failed(std::mem::take(&mut self.what)))),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

@@ -164,7 +164,7 @@ pub fn unmount(path: &Path, subtype: Option<&str>, limit: Duration) -> Result<bo
             return Err(Error::TimedOut { path: path.to_owned(), seconds: limit.as_secs_f64(), reason });
         }
         found = true;
-        let is_aborted = abort(mount);
+        let is_aborted = abort(mount.minor);
         match detach(path, is_aborted) {
             Ok(()) => continue,
             Err(text) => reason = text,
@@ -200,9 +200,10 @@ pub fn unmount_all(path: &Path, subtype: Option<&str>, limit: Duration) -> Resul
 }
 
 /// Ends every request of the connection, so that nobody hangs in it and nothing keeps the mount busy; returns whether it
-/// could. Without `fusectl` (or the right to write there) a forced unmount does the same for root.
-pub(super) fn abort(mount: &MountPoint) -> bool {
-    let switch = format!("{CONNECTIONS}/{}/abort", mount.minor);
+/// could. Without `fusectl` (or the right to write there) a forced unmount does the same for root. `minor`: the connection's
+/// number.
+pub(super) fn abort(minor: u32) -> bool {
+    let switch = format!("{CONNECTIONS}/{minor}/abort");
     let result = std::fs::write(&switch, "1");
     if let Err(error) = &result {
         tracing::debug!(%switch, %error, "cannot abort the connection");

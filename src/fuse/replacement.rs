@@ -133,7 +133,7 @@ impl Uppermost {
     /// Ends every request of its connection and takes it out of the tree.
     pub(super) fn take_away(&self) -> Result<()> {
         let path = link(self.root.as_fd());
-        if !mountpoint::abort(&self.mount) {
+        if !mountpoint::abort(self.mount.minor) {
             // Aborts; and as long as our descriptor is open it cannot do more.
             let _ = umount2(&path, MntFlags::MNT_FORCE);
         }

@@ -1,7 +1,8 @@
 //! The end of a mount: it is taken away, and everything is saved, or it is said what is not.
 //!
 //! Saving comes twice. First before the mount is taken away, so that those who look see it still there until everything is
-//! saved; then again, because until it was gone somebody could write.
+//! saved; then again, because until it was gone somebody could write. Only what the second one cannot save is spoken of. Nobody is
+//! served any more by then: what is promised to a program that goes on writing would be in no save.
 //!
 //! While the cluster does not answer, a save takes minutes, and a human at the terminal or a machine that goes down cannot wait
 //! for it. So a second signal ends the wait at once, and so does [`PATIENCE`]. Nothing is lost by that, what is not saved is
@@ -103,7 +104,7 @@ impl Ending<'_> {
     /// Unmounts. Who still has something open keeps the session alive for the limit; then it ends with the process, and they
     /// see that the file system is gone.
     pub(super) async fn leave(&mut self, mounted: &mut Mounted) {
-        self.save().await;
+        self.save(false).await;
         if !mounted.unmount().await {
             say_users(mounted, self.limit).await;
             tracing::warn!(mount = %mounted.path().display(), "still in use: detaching it");
@@ -111,12 +112,14 @@ impl Ending<'_> {
         }
         if tokio::time::timeout(self.limit, mounted.ended()).await.is_err() {
             tracing::warn!(mount = %mounted.path().display(), "still in use: ending it nevertheless");
+            mounted.stop().await;
         }
     }
 
     /// Saves what is left after the last user is gone. `false`: something could not be saved.
     pub(super) async fn finish(mut self) -> bool {
-        let is_saved = self.save().await || self.given_up.is_some() && self.supervisor.unsaved_collections().is_empty();
+        let is_saved =
+            self.save(true).await || self.given_up.is_some() && self.supervisor.unsaved_collections().is_empty();
         if is_saved {
             writing::wait_for(&mut *self.recovering.lock().await).await;
             writing::close(self.supervisor).await;
@@ -126,8 +129,8 @@ impl Ending<'_> {
         is_saved
     }
 
-    /// Saves everything, unless it was given up before or is now. `false`: not everything is saved.
-    async fn save(&mut self) -> bool {
+    /// Saves everything, unless it was given up before or is now. `false`: not everything is saved. `is_last`: and nothing will be.
+    async fn save(&mut self, is_last: bool) -> bool {
         if self.given_up.is_some() {
             return false;
         }
@@ -138,7 +141,7 @@ impl Ending<'_> {
             ));
         }
         let (supervisor, keep) = (self.supervisor, self.keep);
-        let saving = writing::flush(supervisor);
+        let saving = writing::flush(supervisor, is_last);
         let stuck = stuck(|| {
             let offered = keep.traffic().offered_bytes.load(Ordering::Relaxed);
             (supervisor.unsaved_collections().len(), offered)

@@ -323,8 +323,8 @@ async fn save_recovered(
     kept.len()
 }
 
-/// Saves everything. `false`: something could not be saved; it is in the journal, and the log says so.
-pub(super) async fn flush(supervisor: &Arc<Supervisor>) -> bool {
+/// Saves everything. `false`: something could not be saved; it is in the journal, and if this was the last time, the log says so.
+pub(super) async fn flush(supervisor: &Arc<Supervisor>, is_last: bool) -> bool {
     if supervisor.environment().writing.is_none() {
         return true;
     }
@@ -354,12 +354,15 @@ pub(super) async fn flush(supervisor: &Arc<Supervisor>) -> bool {
         if failed.is_empty() && supervisor.unsaved_collections().is_empty() {
             return true;
         }
+        if attempt >= LAST_ATTEMPTS && !is_last {
+            return false;
+        }
         if attempt >= LAST_ATTEMPTS {
             let journal = supervisor.environment().writing.as_ref().and_then(|writing| writing.journal.clone());
             let journal = journal.map_or_else(String::new, |journal| journal.folder().display().to_string());
             if failed.is_empty() {
                 let left = supervisor.unsaved_collections();
-                let left = left.iter().map(|cell| (cell.key().clone(), "changed here and by others".to_owned()));
+                let left = left.iter().map(|cell| (cell.key().clone(), "it was changed all the time".to_owned()));
                 failed.extend(left);
             }
             for (collection, error) in &failed {
