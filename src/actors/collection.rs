@@ -16,6 +16,7 @@
 //! | [`operation`] | changes to names |
 //! | [`local`] | what was changed and is not saved |
 //! | [`saving`] | when it is saved |
+//! | [`bringing`] | bringing much to Keep before a save |
 //! | [`running`] | a save that is under way |
 //! | [`waiting`] | who waits for it |
 //! | [`moving`] | what is moved to another collection, and when it may go |
@@ -54,6 +55,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod aside;
+mod bringing;
 mod commit;
 pub mod copying;
 pub mod draft;

@@ -134,6 +134,13 @@ impl DirtyFile {
         self.state().extents.any(|source| !matches!(source, Source::Stored { .. }))
     }
 
+    /// Bytes that are not in Keep; what was never written is none.
+    pub fn local_bytes(&self) -> u64 {
+        let state = self.state();
+        let is_local = |extent: &Extent| !matches!(extent.source, Source::Stored { .. } | Source::Hole);
+        state.extents.iter().filter(is_local).map(|extent| extent.length).sum()
+    }
+
     /// What it consists of, if all of it is in Keep.
     pub fn stored(&self) -> Option<Vec<Piece<Locator>>> {
         pieces_of(&self.state().extents).ok()

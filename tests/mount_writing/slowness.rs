@@ -2,8 +2,11 @@
 
 use crate::fixture::{Fixture, QUIET, names};
 use crate::mount_support::files::{append, errno, save};
+use crate::support::until;
+use arvados::remote::api::CollectionUpdate;
 use serde_json::json;
 use std::fs;
+use std::time::{Duration, Instant};
 
 /// Much longer than everything else takes that is done meanwhile, on a loaded machine too.
 const SLOW: f64 = 12.0;
@@ -75,4 +78,32 @@ fn slow_save_holds_up_no_reader_of_blocks_that_are_not_there_yet() {
         assert!(!saving.is_finished(), "the test slowed nothing down, or readers waited, too");
     });
     assert!(fixture.server_has("new", b"new"));
+}
+
+#[test]
+fn what_others_save_shows_while_a_large_file_is_on_its_way_to_keep() {
+    let fixture = Fixture::new(&["--refresh-time=3600"]);
+    let path = fixture.path();
+    assert_eq!(names(&path), ["a", "d"]);
+    until("the mount to listen", || fixture.control("ws", json!({}))["connections"] == 1);
+    let manifest = format!(". {} 0:6:theirs\n", fixture.client.block(b"theirs"));
+    fixture.control("faults", json!({"keep": [{"method": ["PUT"], "delay": SLOW}]}));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let large = scope.spawn(|| save(&path.join("large"), &vec![7; 8 << 20]).unwrap());
+        std::thread::sleep(Duration::from_secs(1));
+        let update = CollectionUpdate {
+            manifest: Some(manifest),
+            replace_files: [("/theirs".to_owned(), "manifest_text/theirs".to_owned())].into(),
+            ..CollectionUpdate::default()
+        };
+        fixture.client.update(&fixture.made.uuid, &update).unwrap();
+        until("theirs", || names(&path).contains(&"theirs".to_owned()));
+        // Keep has not answered yet.
+        assert!(began.elapsed().as_secs_f64() < SLOW, "{:?}", began.elapsed());
+        assert_eq!(fs::read(path.join("theirs")).unwrap(), b"theirs");
+        large.join().unwrap();
+    });
+    assert!(fixture.server_has("large", &vec![7; 8 << 20]) && fixture.server_has("theirs", b"theirs"));
+    assert_eq!(fixture.server_names(), ["a", "d/b", "large", "theirs"]);
 }

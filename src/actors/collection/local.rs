@@ -6,6 +6,7 @@
 use crate::actors::Error;
 use crate::actors::collection::CollectionCell;
 use crate::actors::collection::aside::{Aside, Reason};
+use crate::actors::collection::bringing::Bringing;
 use crate::actors::collection::copying::Copying;
 use crate::actors::collection::guard::Guard;
 use crate::actors::collection::journaling::Pump;
@@ -43,6 +44,7 @@ pub(super) struct Local {
     pub(super) waiters: Vec<Waiter>,
     /// A save is under way, with what it has taken along.
     pub(super) running: Option<Running>,
+    pub(super) bringing: Bringing,
     /// How long the last save took, and how many waited for it.
     pub(super) last: Option<(Duration, usize)>,
     pub(super) timer: Option<(SpawnHandle, Instant)>,

@@ -57,6 +57,9 @@ impl CollectionActor {
             self.was_saved_up_to(self.local.changes, context);
             return;
         }
+        if self.brings_first(&state, &writing, context) {
+            return;
+        }
         let mut promised = Vec::new();
         for (number, draft) in &state.drafts {
             draft.take_announcement();

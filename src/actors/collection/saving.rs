@@ -4,7 +4,8 @@
 //! began after it, together with everybody else: closes that come while a save is under way share the next one. Where several
 //! writers close at the same time, the next save waits a moment for the others ([`GROUP_SHARE`]); a lone writer never waits.
 //!
-//! Only one thing at a time is done for a collection: a save, a look at the server, or a merge. Each starts from the state that is
+//! Only one thing at a time is done for a collection: a save, a look at the server, or a merge. (Bytes may be on their way to Keep
+//! besides: [`bringing`](super::bringing).) Each starts from the state that is
 //! published then and ends in a handler, so none can undo what another did meanwhile. Readers notice nothing of it.
 
 use crate::actors::Error;
