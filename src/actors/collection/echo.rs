@@ -52,6 +52,8 @@ pub struct Echoes {
 struct Save {
     result: String,
     base: String,
+    /// It has arrived, so that the same once more is another one.
+    is_answered: bool,
     /// Its event has come. Whatever leads to the same content after that is somebody else's.
     is_heard: bool,
 }
@@ -67,11 +69,20 @@ struct Inner {
 }
 
 impl Inner {
-    fn enter(&mut self, result: &str, base: &str, is_heard: bool) {
+    fn enter(&mut self, result: &str, base: &str, is_answered: bool, is_heard: bool) {
         if self.saves.len() == MOST {
             self.saves.pop_front();
         }
-        self.saves.push_back(Save { result: result.to_owned(), base: base.to_owned(), is_heard });
+        self.saves.push_back(Save { result: result.to_owned(), base: base.to_owned(), is_answered, is_heard });
+    }
+
+    /// The save that an event tells of which has led from `old` to `new`. Several may lead to the same (a lock file that comes and
+    /// goes); if none of them started from there, one of them has hit something.
+    fn heard(&mut self, old: Option<&str>, new: &str) -> Option<&mut Save> {
+        let is_meant = |save: &Save| !save.is_heard && save.result == new;
+        let exact = self.saves.iter().position(|save| is_meant(save) && Some(&*save.base) == old);
+        let index = exact.or_else(|| self.saves.iter().rposition(is_meant))?;
+        self.saves.get_mut(index)
     }
 }
 
@@ -83,11 +94,20 @@ impl Echoes {
     /// A save that leads from `base` to `result` is about to be sent.
     pub(super) fn expect(&self, result: &str, base: &str) {
         let mut inner = self.inner();
-        if inner.saves.iter().any(|save| !save.is_heard && save.result == result && save.base == base) {
+        let is_same = |save: &Save| save.result == result && save.base == base;
+        if inner.saves.iter().any(|save| !save.is_heard && !save.is_answered && is_same(save)) {
             // Sent before, and perhaps in vain.
             return;
         }
-        inner.enter(result, base, false);
+        inner.enter(result, base, false, false);
+    }
+
+    /// A save has led from `base` to `result`.
+    pub(super) fn was_answered(&self, result: &str, base: &str) {
+        let mut inner = self.inner();
+        let mut saves = inner.saves.iter_mut();
+        let sent = saves.find(|save| !save.is_answered && save.result == result && save.base == base);
+        sent.into_iter().for_each(|save| save.is_answered = true);
     }
 
     /// A save has led to another text than was thought, which is ours all the same.
@@ -95,7 +115,7 @@ impl Echoes {
         let mut inner = self.inner();
         // Its event may have come before the answer.
         let is_heard = inner.foreign.as_deref() == Some(result);
-        inner.enter(result, base, is_heard);
+        inner.enter(result, base, true, is_heard);
     }
 
     /// Is the last change that was taken for somebody else's really none of ours?
@@ -125,7 +145,7 @@ impl Echoes {
     pub fn hear(&self, old: Option<&str>, new: Option<&str>, log: u64) -> Heard {
         let Some(new) = new else { return Heard::Foreign };
         let mut inner = self.inner();
-        let Some(save) = inner.saves.iter_mut().rev().find(|save| !save.is_heard && save.result == new) else {
+        let Some(save) = inner.heard(old, new) else {
             inner.foreign = Some(new.to_owned());
             return Heard::Foreign;
         };
@@ -210,6 +230,22 @@ mod tests {
         echoes.expect("b", "a");
         assert_eq!(echoes.hear(Some("a"), Some("b"), 1), Heard::Echo);
         assert_eq!(echoes.hear(Some("x"), Some("b"), 2), Heard::Foreign);
+    }
+
+    /// The events of several saves come after all of them were answered.
+    #[test]
+    fn own_saves_that_lead_to_the_same_again_and_again_hit_nothing() {
+        let echoes = Echoes::default();
+        let saves = [("a", "x"), ("x", "a"), ("a", "y"), ("y", "a"), ("a", "x"), ("x", "a")];
+        for (base, result) in saves {
+            echoes.expect(result, base);
+            echoes.was_answered(result, base);
+        }
+        for (log, (base, result)) in saves.into_iter().enumerate() {
+            assert_eq!(echoes.hear(Some(base), Some(result), log as u64), Heard::Echo, "{log}");
+        }
+        assert_eq!(echoes.take_overwritten(), []);
+        assert_eq!(echoes.hear(Some("x"), Some("a"), 7), Heard::Foreign, "all were heard");
     }
 
     #[test]

@@ -242,6 +242,7 @@ impl Commit {
 
     fn was_accepted(&mut self, answer: Record<Collection>, request: Request, base: &Base, goal: &Snapshot) -> Step {
         let mut as_predicted = answer.portable_data_hash == request.hash.to_string();
+        self.cell.shared().was_answered(&request.hash.to_string(), &base.record.portable_data_hash);
         let is_ambiguous = request.prediction.as_ref().is_some_and(|prediction| prediction.ambiguous);
         match (request.prediction, &mut self.text) {
             (Some(prediction), Some(text)) if as_predicted => {
