@@ -19,6 +19,8 @@ mod guards;
 mod journal;
 #[path = "mount_writing/journals.rs"]
 mod journals;
+#[path = "mount_writing/meanwhile.rs"]
+mod meanwhile;
 #[path = "mount_writing/moves.rs"]
 mod moves;
 #[path = "mount_writing/names.rs"]

@@ -66,6 +66,8 @@ struct Inner {
     overwritten: Vec<Overwritten>,
     /// The hash of the last foreign change.
     foreign: Option<String>,
+    /// The hash of the last change, ours or not.
+    last: Option<String>,
 }
 
 impl Inner {
@@ -145,6 +147,7 @@ impl Echoes {
     pub fn hear(&self, old: Option<&str>, new: Option<&str>, log: u64) -> Heard {
         let Some(new) = new else { return Heard::Foreign };
         let mut inner = self.inner();
+        inner.last = Some(new.to_owned());
         let Some(save) = inner.heard(old, new) else {
             inner.foreign = Some(new.to_owned());
             return Heard::Foreign;
@@ -158,6 +161,15 @@ impl Echoes {
             }
         }
         Heard::Echo
+    }
+
+    /// Have others changed what a save of ours has led to? Their event may have come before the answer to our request, and the
+    /// hash that it told of may be the one that the save started from.
+    pub(super) fn is_overtaken(&self, result: &str) -> bool {
+        let inner = self.inner();
+        let save = inner.saves.iter().rev().find(|save| save.result == result);
+        // What was told of before the save's own event came before it.
+        save.is_some_and(|save| save.is_heard) && inner.last.as_deref() != Some(result)
     }
 
     /// What was overwritten and not reported yet.
@@ -246,6 +258,18 @@ mod tests {
         }
         assert_eq!(echoes.take_overwritten(), []);
         assert_eq!(echoes.hear(Some("x"), Some("a"), 7), Heard::Foreign, "all were heard");
+    }
+
+    #[test]
+    fn save_is_overtaken_by_what_is_told_after_it_only() {
+        let echoes = Echoes::default();
+        assert_eq!(echoes.hear(Some("a"), Some("b"), 1), Heard::Foreign);
+        echoes.expect("c", "b");
+        assert!(!echoes.is_overtaken("c"), "the event of what it started from was late");
+        assert_eq!(echoes.hear(Some("b"), Some("c"), 2), Heard::Echo);
+        assert!(!echoes.is_overtaken("c"));
+        assert_eq!(echoes.hear(Some("c"), Some("b"), 3), Heard::Foreign);
+        assert!(echoes.is_overtaken("c") && !echoes.is_overtaken("b"));
     }
 
     #[test]

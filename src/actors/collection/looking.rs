@@ -101,7 +101,7 @@ impl CollectionActor {
     /// What was asked for is there.
     pub(super) fn was_refreshed(&mut self, result: Result<Arc<CollectionState>, Error>, context: &mut Context<Self>) {
         self.set_timer(context);
-        let is_marked = result.as_ref().is_ok_and(|state| self.cell.marks() != state.marks);
+        let is_marked = result.as_ref().is_ok_and(|state| state.is_marked(&self.cell));
         let is_waited_for = self.refresh.tell(&result);
         if is_waited_for {
             self.fetch(context);
@@ -220,7 +220,7 @@ impl CollectionActor {
     pub(super) fn look_soon(&mut self, context: &mut Context<Self>) {
         let pause = PACE.saturating_sub(self.fetched.elapsed()).max(JITTER.mul_f64(rand::random()));
         context.run_later(pause, |actor, context| {
-            if !actor.yields() && actor.cell.load().is_some_and(|state| actor.cell.marks() != state.marks) {
+            if !actor.yields() && actor.cell.load().is_some_and(|state| state.is_marked(&actor.cell)) {
                 actor.fetch(context);
             }
         });
@@ -262,7 +262,7 @@ impl CollectionActor {
         if self.cell.is_wanted() || !self.local.sent.is_empty() {
             // The event of a save of ours tells nothing new, but where its answer was lost.
             self.fetch(context);
-        } else if self.cell.marks() != state.marks && self.cell.is_used() {
+        } else if state.is_marked(&self.cell) && self.cell.is_used() {
             self.look_soon(context);
         }
     }

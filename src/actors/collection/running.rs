@@ -179,7 +179,7 @@ impl CollectionActor {
         self.advance(context);
         self.fold_when_worth(context);
         // What events told meanwhile was not looked at.
-        if self.cell.is_used() && self.cell.load().is_some_and(|state| state.marks != self.cell.marks()) {
+        if self.cell.is_used() && self.cell.load().is_some_and(|state| state.is_marked(&self.cell)) {
             self.look_soon(context);
         }
     }
@@ -223,7 +223,11 @@ impl CollectionActor {
             state.marks = if self.cell.shared().foreign().is_some() { self.cell.marks() } else { marks };
         }
         state.is_unsaved = !left.is_empty() || !self.local.is_clean();
-        self.publish(state);
+        let state = self.publish(state);
+        if has_seen && self.cell.shared().is_overtaken(state.portable_data_hash()) {
+            // When others undo a save before it is answered, they lead to what was published until now: that looked like no news.
+            self.cell.mark();
+        }
         (left, None)
     }
 

@@ -131,9 +131,14 @@ impl CollectionState {
         self.is_unsaved
     }
 
+    /// Has anything been told of the collection that this state may not have?
+    pub(in crate::actors) fn is_marked(&self, cell: &CollectionCell) -> bool {
+        cell.marks() != self.marks
+    }
+
     pub(in crate::actors) fn age(&self, cell: &CollectionCell) -> Age {
         match self.kind {
-            Kind::Mutable => Age::of(self.fetched, self.interval, cell.marks() != self.marks),
+            Kind::Mutable => Age::of(self.fetched, self.interval, self.is_marked(cell)),
             Kind::Immutable | Kind::Temporary => Age::Fresh,
         }
     }
