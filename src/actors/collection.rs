@@ -203,7 +203,12 @@ impl CollectionActor {
 
     /// Only one thing at a time: see [`saving`].
     fn is_busy(&self) -> bool {
-        self.local.is_saving() || self.refresh.is_running() || self.is_merging
+        self.local.is_saving() || self.is_looking()
+    }
+
+    /// Is it being found out what others have saved?
+    fn is_looking(&self) -> bool {
+        self.refresh.is_running() || self.is_merging
     }
 }
 

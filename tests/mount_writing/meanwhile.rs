@@ -1,11 +1,16 @@
 //! What others do while a look at the server or a save is under way.
 
 use crate::fixture::{Fixture, names};
-use crate::mount_support::files::save;
+use crate::mount_support::files::{close, open, save};
 use crate::mount_support::writer::is_ours;
 use crate::support::until;
 use serde_json::json;
 use std::fs;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// A mount that hears of everything, and looks at nothing of its own accord.
 fn listening(options: &[&str]) -> Fixture {
@@ -63,4 +68,77 @@ fn save_that_others_undo_before_it_is_answered_does_not_stay() {
     });
     fixture.control("config", json!({"event_lead": 0}));
     until("the file to be gone", || names(&path) == ["a", "d"]);
+}
+
+/// Tells the others of a test to stop, also if it fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Many times what a look and a save take together, on a loaded machine too.
+const TURNS: Duration = Duration::from_secs(30);
+/// So many that some ask while a look is under way, whichever it is.
+const READERS: u64 = 24;
+
+/// Each look takes a while, and whenever one ends others have changed something and somebody waits to see it.
+#[test]
+fn saves_and_looks_take_turns_where_there_is_no_end_of_either() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = listening(&[]);
+    let path = fixture.path();
+    // The kernel looks up one name after the other in a directory.
+    let files: Vec<String> = (0..READERS).map(|reader| format!("dir-{reader}/file")).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|file| (&file[..], &b""[..])).collect();
+    fixture.client.put_files(&fixture.made.uuid, &files);
+    until("the directories", || files.iter().all(|(file, _)| path.join(file).exists()));
+    let mine = open(&path.join("mine"), libc::O_CREAT | libc::O_WRONLY).unwrap();
+    fixture.control("faults", json!({"api": [{"method": ["GET"], "path": fixture.made.uuid, "delay": 0.5}]}));
+    let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        let (stop, reads, path, fixture) = (&stop, &reads, &path, &fixture);
+        let again_and_again = move |mut work: Box<dyn FnMut(u64) + Send>| {
+            scope.spawn(move || (0..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(|number| work(number)))
+        };
+        again_and_again(Box::new(move |number| {
+            fixture.client.put_files(&fixture.made.uuid, &[(&format!("other-{number}"), b"")]);
+            std::thread::sleep(Duration::from_millis(200));
+        }));
+        for reader in 0..READERS {
+            let directory = fs::File::open(path.join(format!("dir-{reader}"))).unwrap();
+            let inside = format!("/proc/self/fd/{}", directory.as_raw_fd());
+            again_and_again(Box::new(move |number| {
+                let _open = &directory;
+                // Longer than a look takes, or all who were told the result of one would come in the course of the next.
+                std::thread::sleep(Duration::from_millis((reader * 211 + number * 637) % 1500));
+                assert!(!Path::new(&format!("{inside}/missing-{number}")).exists());
+                reads.fetch_add(1, Ordering::Relaxed);
+            }));
+        }
+        let within_turns = |what: &str, is_done: &dyn Fn() -> bool| {
+            let start = Instant::now();
+            while !is_done() {
+                assert!(start.elapsed() < TURNS, "there is no room for {what}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        until("the looks to follow each other", || reads.load(Ordering::Relaxed) > 3 * READERS);
+        let saving = scope.spawn(move || {
+            (&mine).write_all(b"mine").unwrap();
+            close(mine).unwrap();
+        });
+        within_turns("the save", &|| saving.is_finished());
+        let saving = again_and_again(Box::new(move |number| save(&path.join(format!("mine-{number}")), b"").unwrap()));
+        let others = || names(path).iter().filter(|name| name.starts_with("other")).count();
+        let seen = others();
+        within_turns("a look", &|| others() > seen);
+        assert!(!saving.is_finished(), "nothing was saved meanwhile");
+    });
+    assert!(fixture.server_has("mine", b"mine"));
 }

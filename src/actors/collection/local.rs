@@ -49,6 +49,8 @@ pub(super) struct Local {
     pub(super) last: Option<(Duration, usize)>,
     pub(super) timer: Option<(SpawnHandle, Instant)>,
     pub(super) pauses: u32,
+    /// The time of a save has come while something else was under way.
+    pub(super) is_overdue: bool,
     pub(super) failures: u32,
     pub(super) refusals: u32,
     /// When the server has refused the collection, and why, after it has done so many times.

@@ -98,11 +98,12 @@ impl CollectionActor {
         self.was_refreshed(result, context);
     }
 
-    /// What was asked for is there.
+    /// What was asked for is there. If others have asked too late for it, the next look follows, but a save that is due comes first.
     pub(super) fn was_refreshed(&mut self, result: Result<Arc<CollectionState>, Error>, context: &mut Context<Self>) {
         self.set_timer(context);
         let is_marked = result.as_ref().is_ok_and(|state| state.is_marked(&self.cell));
         let is_waited_for = self.refresh.tell(&result);
+        self.save_in_turn(context);
         if is_waited_for {
             self.fetch(context);
         } else if is_marked && !self.refresh.has_failed() && self.cell.is_used() {

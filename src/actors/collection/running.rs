@@ -52,6 +52,7 @@ impl CollectionActor {
             self.fetch(context);
             return;
         }
+        self.local.is_overdue = false;
         if self.local.touched.is_empty() {
             self.local.refusals = 0;
             self.was_saved_up_to(self.local.changes, context);

@@ -7,6 +7,9 @@
 //! Only one thing at a time is done for a collection: a save, a look at the server, or a merge. (Bytes may be on their way to Keep
 //! besides: [`bringing`](super::bringing).) Each starts from the state that is
 //! published then and ends in a handler, so none can undo what another did meanwhile. Readers notice nothing of it.
+//!
+//! Where others change the collection all the time and somebody always waits to see it, one look would follow the other; so after a
+//! look it is a save's turn, if one is due, and after a save that of those who wait for a look.
 
 use crate::actors::Error;
 use crate::actors::collection::CollectionActor;
@@ -214,6 +217,15 @@ impl CollectionActor {
         }
     }
 
+    /// After a look. Whoever waits has waited for its end, so there is no pause for company: in that the next one could begin.
+    pub(super) fn save_in_turn(&mut self, context: &mut Context<Self>) {
+        let is_due = !self.local.waiters.is_empty() || self.local.is_overdue || self.local.refusals > 0;
+        let is_possible = self.cell.load().is_some_and(|state| state.base.is_whole) && self.refusal().is_none();
+        if is_due && is_possible && !self.yields() {
+            self.save(context);
+        }
+    }
+
     /// Saves after `pause`, or earlier if that is planned already.
     pub(super) fn save_in(&mut self, pause: Duration, context: &mut Context<Self>) {
         let at = Instant::now() + pause;
@@ -226,6 +238,7 @@ impl CollectionActor {
         let timer = context.run_later(pause, |actor, context| {
             actor.local.timer = None;
             actor.local.pauses = 0;
+            actor.local.is_overdue = actor.is_looking();
             actor.save(context);
         });
         self.local.timer = Some((timer, at));
