@@ -17,7 +17,8 @@
 //!
 //! * A record is there as soon as [`Journal::append`] returns, whatever happens to the process; with `durable` also
 //!   whatever happens to the machine, if the backing files it speaks of were brought to the disk before.
-//! * Nothing pending is ever taken away, and nothing that cannot be read either: damage is said and kept.
+//! * Nothing pending is ever taken away, and nothing that cannot be read either: damage is said and kept. A log that is missing or
+//!   empty is damage; what is in `data` and in no record of a whole log was never promised to anybody, and goes.
 //! * A folder belongs to whom holds its lock. It goes when its owner ends in good order with nothing pending.
 //! * No file here is readable for others, or reached through a link: locators are permissions to read.
 //!
@@ -132,7 +133,7 @@ impl Journal {
                 tracing::debug!(folder = %above.display(), %error, "cannot bring a folder to the disk");
             }
         }
-        let mut log = log::Log::resume(folder, 0, &replay::Pending::default(), true)?;
+        let mut log = log::Log::resume(folder, log::LEAST, &replay::Pending::default(), true)?;
         log.set_limit(limit);
         Ok(Journal {
             folder: folder.to_owned(),
@@ -184,6 +185,7 @@ impl Journal {
     /// the machine.
     ///
     /// Errors: [`Error::Full`], [`Error::NoRoom`], [`Error::Disk`]: nothing was written, what was before is untouched.
+    /// [`Error::Removed`]: that is gone as well.
     /// [`Error::NotDurable`]: written, but the disk does not confirm it.
     pub fn append(&self, collection: &str, change: &Change, durable: bool) -> Result<Sequence, Error> {
         self.append_together(collection, std::slice::from_ref(change), durable)
@@ -217,10 +219,11 @@ impl Journal {
         still_holds().then(|| log.append(collection, changes)).transpose()
     }
 
-    /// Brings all that was appended so far to the disk. Errors: [`Error::NotDurable`], and those of a rewrite.
+    /// Brings all that was appended so far to the disk. Errors: [`Error::NotDurable`], [`Error::Removed`], and those of a rewrite.
     pub fn sync(&self) -> Result<(), Error> {
         let (file, writes) = {
             let mut log = self.log();
+            log.check_named()?;
             log.regain_trust()?;
             (log.file(), log.writes())
         };
@@ -229,7 +232,12 @@ impl Journal {
 
     /// Brings to the disk what was written since that was done last, if anything was. Errors: as [`Journal::sync`].
     pub fn sync_rest(&self) -> Result<(), Error> {
-        if self.log().is_synced() { Ok(()) } else { self.sync() }
+        let is_synced = {
+            let log = self.log();
+            log.check_named()?;
+            log.is_synced()
+        };
+        if is_synced { Ok(()) } else { self.sync() }
     }
 
     /// Brings so many writes of the file to the disk, unless somebody else has just done so. A rewrite in the meantime does no harm: it
@@ -355,6 +363,8 @@ impl Journal {
     pub fn leave(&self) {
         if self.is_disposable()
             && !self.is_gone.swap(true, Ordering::AcqRel)
+            // Or somebody has removed it, and was told.
+            && self.folder.exists()
             && let Err(error) = remove(&self.folder, &self.lock)
         {
             tracing::warn!(folder = %self.folder.display(), %error, "cannot remove the journal; it has nothing in it");

@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use super::replay::Pending;
-use super::{log, place, record};
+use super::{Info, log, place, record};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -20,6 +20,8 @@ pub struct Contents {
     pub damage: Vec<Range<usize>>,
     /// The log is not there at all.
     pub is_missing: bool,
+    /// The log does not begin as every log does.
+    pub is_beheaded: bool,
     /// Names of logs that were put aside earlier because of damage.
     pub put_aside: Vec<String>,
 }
@@ -27,9 +29,11 @@ pub struct Contents {
 impl Contents {
     /// Reads a journal. What a mount that runs is writing at this moment may look like damage.
     ///
-    /// Errors: [`Error::NotOurs`], [`Error::Disk`].
+    /// Errors: [`Error::NotOurs`], [`Error::Disk`], [`Error::Format`].
     pub fn read(folder: &Path) -> Result<Contents, Error> {
         place::check(folder)?;
+        // What it says of the mount is no concern here, but whether we know what we read.
+        Info::of(folder)?;
         let path = folder.join(log::FILE);
         let mut contents = Contents::default();
         let bytes = match place::read(&path) {
@@ -41,6 +45,7 @@ impl Contents {
             Err(error) => return Err(Error::disk("read", &path, error)),
         };
         contents.length = bytes.len() as u64;
+        contents.is_beheaded = !bytes.starts_with(record::BEGINNING);
         let decoded = record::decode(&bytes);
         contents.damage = decoded.damage;
         decoded.records.into_iter().for_each(|(record, _)| contents.pending.apply(record));
@@ -52,11 +57,20 @@ impl Contents {
         Ok(contents)
     }
 
+    /// The log is there, and all of it can be read.
+    pub fn is_whole(&self) -> bool {
+        !self.is_missing && !self.is_beheaded && self.damage.is_empty()
+    }
+
     /// What is wrong with it, for people. `None`: nothing.
     pub fn problem(&self) -> Option<String> {
         let mut problems = Vec::new();
         if self.is_missing {
             problems.push("the log is missing".to_owned());
+        } else if self.length == 0 {
+            problems.push("the log is empty: all that was in it is lost".to_owned());
+        } else if self.is_beheaded {
+            problems.push("the beginning of the log is missing".to_owned());
         }
         if let Some(first) = self.damage.first() {
             let bytes: usize = self.damage.iter().map(Range::len).sum();

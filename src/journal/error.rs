@@ -14,13 +14,17 @@ pub enum Error {
     #[error("{name:?} cannot be part of a path; the server gave a malformed identifier")]
     Name { name: String },
     /// The journal would lie on what it is to make safe.
-    #[error(
-        "the journal's folder {folder} is below the mount point {mount_point}; set XDG_STATE_HOME to a folder on a local disk"
-    )]
+    #[error("the journal's folder {folder} is below the mount point {mount_point}: it has to be on a local disk")]
     BelowMount { folder: PathBuf, mount_point: PathBuf },
     /// Somebody else could read or change the journal.
-    #[error("{path} is not a folder of our own ({problem}); take it away or set XDG_STATE_HOME to another place")]
+    #[error("{path} is not a folder of our own ({problem}): take it away, or use another place")]
     NotOurs { path: PathBuf, problem: &'static str },
+    /// Somebody has taken the log away from the mount that writes to it.
+    #[error(
+        "the journal {folder} was removed while the mount uses it: what is not saved yet is lost if the mount is killed; \
+         unmount, which saves everything, and mount again"
+    )]
+    Removed { folder: PathBuf },
     /// A mount holds it.
     #[error("the journal {folder} belongs to a mount that runs")]
     Running { folder: PathBuf },

@@ -8,22 +8,28 @@
 //!   never: a rewrite goes on only if it reads back every record that must be there.
 //! * After an `fdatasync` that failed, the kernel may have forgotten which pages are not on the disk, and the next one
 //!   succeeds without having written them. So the next durable append writes the log anew.
+//! * A log is never without its [`BEGINNING`], or it would look as if its records had been lost.
+//! * What is written to a file that has no name any more goes with the process: it is refused.
 
 use super::change::{Change, Operation, Sent, Sequence};
 use super::error::Error;
 use super::place;
-use super::record::{Record, decode, encode, encode_together};
+use super::record::{BEGINNING, Record, decode, encode, encode_together};
 use super::replay::{Files, Pending};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Name of the log, and of the one that is to replace it.
 pub(super) const FILE: &str = "log";
 pub(super) const NEW: &str = "log.new";
+
+/// Bytes of a log without records.
+pub(super) const LEAST: u64 = BEGINNING.len() as u64;
 
 /// The log is not rewritten for less than this, in bytes: a rewrite costs an `fsync`, some ten milliseconds, in which a
 /// disk writes about as much.
@@ -103,14 +109,15 @@ impl Log {
     /// Makes a log in a folder that has none.
     pub(super) fn create(folder: &Path, limit: u64) -> Result<Log, Error> {
         let path = folder.join(FILE);
-        let file = place::write(&path, &[]).map_err(Error::at("make", &path))?;
-        Ok(Log::of(folder, file, 0, limit, &Pending::default(), 0))
+        let file = place::write(&path, BEGINNING).map_err(Error::at("make", &path))?;
+        Ok(Log::of(folder, file, LEAST, limit, &Pending::default(), LEAST))
     }
 
-    /// Goes on with a log of `length` bytes. `kept` says that it may be rewritten.
+    /// Goes on with a log of `length` bytes, which is there: one that is missing is not made, or nobody would see that it was missing.
+    /// `kept` says that it may be rewritten.
     pub(super) fn resume(folder: &Path, length: u64, pending: &Pending, kept: bool) -> Result<Log, Error> {
         let path = folder.join(FILE);
-        let file = place::open(&path, OpenOptions::new().read(true).append(true).create(true));
+        let file = place::open(&path, OpenOptions::new().read(true).append(true));
         let mut log = Log::of(folder, file.map_err(Error::at("open", &path))?, length, u64::MAX, pending, 0);
         log.frozen = !kept;
         Ok(log)
@@ -380,8 +387,18 @@ impl Log {
         Ok(())
     }
 
+    /// Errors: [`Error::Removed`].
+    pub(super) fn check_named(&self) -> Result<(), Error> {
+        let path = self.path();
+        let held = self.file.metadata().map_err(Error::at("look at", &path))?;
+        // There are file systems that count no names at all.
+        let is_there = || path.symlink_metadata().is_ok_and(|it| (it.dev(), it.ino()) == (held.dev(), held.ino()));
+        if held.nlink() > 0 || is_there() { Ok(()) } else { Err(Error::Removed { folder: self.folder.clone() }) }
+    }
+
     /// Appends whole or not at all.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.check_named()?;
         if self.ragged {
             self.ragged = self.file.set_len(self.length).is_err();
             if self.ragged {
@@ -426,9 +443,9 @@ impl Log {
             return;
         }
         if self.is_empty() {
-            match self.file.set_len(0) {
+            match self.file.set_len(LEAST) {
                 Ok(()) => {
-                    self.length = 0;
+                    self.length = LEAST;
                     self.writes += 1;
                     self.dead = 0;
                     self.rewrite_at = 0;
@@ -450,6 +467,7 @@ impl Log {
 
     /// Writes what is pending to a new file and puts it in the place of the old one.
     pub(super) fn rewrite(&mut self) -> Result<(), Error> {
+        self.check_named()?;
         let path = self.path();
         let bytes = place::read(&path).map_err(Error::at("read", &path))?;
         let mut pending = Pending::default();
@@ -480,7 +498,7 @@ impl Log {
     /// A log of nothing but what is pending, on the disk when this returns, in the place of what there was.
     pub(super) fn replace(folder: &Path, pending: &Pending) -> Result<Log, Error> {
         let (path, new) = (folder.join(FILE), folder.join(NEW));
-        let mut bytes = Vec::new();
+        let mut bytes = BEGINNING.to_vec();
         let mut sizes = BTreeMap::new();
         for (uuid, changes) in &pending.collections {
             for (sequence, change) in changes {

@@ -8,7 +8,8 @@
 //! | length | the text: JSON, a record or a list of them |
 //!
 //! `0xFF` is never a byte of UTF-8, so the mark is not in any text: after damage, the next record is at the next mark
-//! whose checksum holds. A checksum is enough, because this is about accidents: who could forge a record owns the files anyway.
+//! whose checksum holds. A log begins with a list of no records: one of no bytes at all has not been made so, and has lost what
+//! was in it. A checksum is enough, because this is about accidents: who could forge a record owns the files anyway.
 
 use super::change::{Change, Sent, Sequence};
 use super::error::Error;
@@ -20,6 +21,10 @@ const MARK: [u8; 4] = [0xFF, b'J', b'R', b'1'];
 
 /// Mark, length, checksum.
 const HEADER: usize = 12;
+
+/// What every log begins with: the frame of a list without records. The checksum is that of the four bytes of the length, 2, and
+/// `[]`.
+pub const BEGINNING: &[u8; HEADER + 2] = b"\xFFJR1\x02\0\0\0\x7E\xA9\x9F\xB0[]";
 
 /// One entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,11 +40,14 @@ impl Recovered {
             return remove(folder, &lock).map(|()| None);
         }
         let mut log = None;
-        if !contents.damage.is_empty() {
+        if !contents.is_whole() {
             let note = match put_aside(folder, &contents) {
                 Ok((shortened, name)) => {
                     log = Some(shortened);
-                    format!("the log as it was is kept as {name}")
+                    match contents.is_missing {
+                        true => format!("that it was missing is noted by {name}"),
+                        false => format!("the log as it was is kept as {name}"),
+                    }
                 }
                 Err(error) => format!("the log is used as it is, since it cannot be put aside: {error}"),
             };
@@ -52,7 +55,7 @@ impl Recovered {
         }
         let log = match log {
             Some(log) => log,
-            None => Log::resume(folder, contents.length, &contents.pending, contents.damage.is_empty())?,
+            None => Log::resume(folder, contents.length, &contents.pending, contents.is_whole())?,
         };
         let listed = |changes: &BTreeMap<_, Change>| changes.iter().map(|(at, change)| (*at, change.clone())).collect();
         let collections = collections.iter().map(|(uuid, changes)| (uuid.clone(), listed(changes))).collect();
@@ -70,11 +73,16 @@ impl Recovered {
     }
 }
 
-/// Gives the damaged log a second name, and puts one of what could be read in its place. Takes room only for the latter.
+/// Gives the damaged log a second name, and puts one of what could be read in its place. Takes room only for the latter. Of a log
+/// that is missing an empty file tells: the next mount finds a whole log, and is not to take the folder for one with nothing in it.
 fn put_aside(folder: &Path, contents: &Contents) -> Result<(Log, String), Error> {
     let name = format!("{DAMAGED}{}", Utc::now().format("%Y%m%dT%H%M%S%.6fZ"));
     let kept = folder.join(&name);
-    std::fs::hard_link(folder.join(log::FILE), &kept).map_err(Error::at("put the damaged log aside as", &kept))?;
+    let noted = match contents.is_missing {
+        true => place::write(&kept, &[]).map(drop),
+        false => std::fs::hard_link(folder.join(log::FILE), &kept),
+    };
+    noted.map_err(Error::at("put the damaged log aside as", &kept))?;
     let log = Log::replace(folder, &contents.pending).inspect_err(|_| {
         // The log still has its own name; tried again by the next mount.
         let _ = std::fs::remove_file(&kept);

@@ -1,6 +1,6 @@
 //! Records survive any cut and any flipped byte as far as they are whole.
 
-use super::super::record::{Record, decode, encode};
+use super::super::record::{BEGINNING, Record, decode, encode, encode_together};
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -102,6 +102,12 @@ fn whole(records: &[Record<'static>]) -> (Vec<u8>, Vec<usize>) {
 fn read(bytes: &[u8]) -> (Vec<Record<'static>>, Vec<std::ops::Range<usize>>) {
     let decoded = decode(bytes);
     (decoded.records.into_iter().map(|(record, _)| record).collect(), decoded.damage)
+}
+
+#[test]
+fn beginning_of_a_log_is_a_list_of_no_records() {
+    assert_eq!(encode_together(&[]).unwrap(), BEGINNING);
+    assert_eq!(read(BEGINNING), (vec![], vec![]));
 }
 
 proptest! {
