@@ -37,7 +37,10 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Error::NoSpace { .. } => libc::ENOSPC,
-            Error::Backing { errno, .. } => *errno,
+            // Anything else it says is of a path of ours, and would be taken for one of the caller's.
+            Error::Backing { errno: libc::EDQUOT, .. } => libc::EDQUOT,
+            Error::Backing { errno: libc::ENOSPC | libc::EFBIG, .. } => libc::ENOSPC,
+            Error::Backing { .. } => libc::EIO,
             Error::TooLarge { .. } => libc::EFBIG,
             Error::Unsigned { .. } | Error::Remote(_) | Error::BrokenOff => libc::EIO,
         }

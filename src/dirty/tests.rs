@@ -415,6 +415,17 @@ async fn more_files_than_descriptors_are_kept_and_a_lost_one_is_alone() {
     rig.empty().await;
 }
 
+#[test]
+fn callers_hear_of_the_disk_of_the_journal_only_that_it_has_no_room() {
+    let told = |errno: i32| error::Error::backing("writing", &std::io::Error::from_raw_os_error(errno)).errno();
+    for (errno, expected) in [(libc::ENOSPC, libc::ENOSPC), (libc::EFBIG, libc::ENOSPC), (libc::EDQUOT, libc::EDQUOT)] {
+        assert_eq!(told(errno), expected);
+    }
+    for errno in [libc::ENOENT, libc::EACCES, libc::EROFS, libc::ENOTDIR, libc::EMFILE, libc::EIO] {
+        assert_eq!(told(errno), libc::EIO, "{errno}");
+    }
+}
+
 #[tokio::test]
 async fn scratch_space_is_limited_and_too_large_is_said() {
     let rig = rig(100, 1000, 0, 50);
