@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod demo;
 pub mod journal;
 pub mod mount;
+mod signals;
 
 /// Arvados Keep as a file system, and a small Arvados cluster to go with it.
 #[derive(Parser)]

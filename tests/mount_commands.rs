@@ -5,6 +5,7 @@ mod support;
 
 use arvados::fuse::mountpoint;
 use mount_support::Client;
+use mount_support::background::{Background, is_alive, send};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
@@ -303,6 +304,65 @@ fn exec_has_the_status_of_its_command_and_leaves_nothing_mounted() {
     }
     let output = run(mount_command(&cluster).arg("--home").arg(path).args(["--exec", "/no/such/program"]), LIMIT);
     assert_eq!(output.status.code(), Some(libc::ENOENT));
+}
+
+/// We ignore the signal of a file that becomes too large, and a command does not expect to be born so.
+#[test]
+fn exec_gets_signals_as_a_shell_gives_them() {
+    let cluster = Cluster::start();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = mount_command(&cluster);
+    command.args(["--home", "--read-write", "--journal-dir"]).arg(directory.path().join("journal"));
+    fs::create_dir(directory.path().join("mnt")).unwrap();
+    command.arg(directory.path().join("mnt")).args(["--exec", "grep", "SigIgn", "/proc/self/status"]);
+    let output = run(&mut command, LIMIT);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let ignored = u64::from_str_radix(text.trim_start_matches("SigIgn:").trim(), 16).expect(&text);
+    assert_eq!(ignored & 1 << (Signal::SIGXFSZ as u32 - 1), 0, "{text}");
+}
+
+/// Ctrl-C ends the process that was started in the terminal, and the one in the background has a session of its own.
+#[test]
+fn mount_whose_start_is_broken_off_does_not_come_later() {
+    let cluster = Cluster::start();
+    // Takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let background = Background::new(&cluster);
+    let mut command = background.command(&["--home", "--read-write"]);
+    command.env("ARVADOS_API_HOST", silent.local_addr().unwrap().to_string());
+    let mut starter = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut connection = None;
+    until("the cluster to be asked", || {
+        connection = connection.take().or_else(|| silent.accept().ok());
+        connection.is_some()
+    });
+    let process = background.process().expect("the process that is to mount");
+    send(starter.id(), Signal::SIGINT);
+    assert!(wait(&mut starter, LIMIT).is_some());
+    until("the end of the process that was to mount", || !is_alive(process));
+    assert!(!is_mounted(&background.path()));
+}
+
+#[test]
+fn mount_that_is_refused_leaves_no_journal() {
+    let cluster = Cluster::start();
+    let directory = tempfile::tempdir().unwrap();
+    let [journals, full, empty, file] =
+        ["journals", "full", "empty", "full/file"].map(|name| directory.path().join(name));
+    fs::create_dir(&full).unwrap();
+    fs::create_dir(&empty).unwrap();
+    fs::write(&file, "").unwrap();
+    let nothing = "--collection=zzzzz-4zz18-000000000000000";
+    for (option, path) in [("--home", &full), ("--home", &file), (nothing, &empty)] {
+        let mut command = mount_command(&cluster);
+        command.args(["--foreground", "--read-write", option, "--journal-dir"]).arg(&journals).arg(path);
+        let output = run(&mut command, LIMIT);
+        assert_eq!(output.status.code(), Some(1), "{}", path.display());
+        let accounts = fs::read_dir(&journals).into_iter().flatten().flatten();
+        let left: Vec<_> = accounts.flat_map(|account| fs::read_dir(account.path()).unwrap().flatten()).collect();
+        assert!(left.is_empty(), "{option} {}: {left:?}", path.display());
+    }
 }
 
 #[test]

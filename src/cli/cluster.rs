@@ -11,6 +11,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::signals;
+
 pub mod client;
 pub mod env;
 pub mod start;
@@ -51,6 +53,10 @@ pub struct Data {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Start(_) => signals::survive_the_limit_on_files(),
+        _ => signals::end_with_the_reader(),
+    }
     let done = match arguments.command {
         Command::Start(arguments) => start::run(arguments),
         Command::Env(arguments) => env::run(&arguments),

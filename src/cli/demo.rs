@@ -10,6 +10,7 @@
 use crate::cli::cluster::client::Client;
 use crate::cli::cluster::env::ELSEWHERE;
 use crate::cli::cluster::start::shell_words;
+use crate::cli::signals;
 use crate::cluster::{Cluster, FIRST_USER, Options, Running};
 use crate::fuse::mountpoint;
 use crate::telemetry;
@@ -63,6 +64,7 @@ pub struct Arguments {
 
 /// Runs until a signal comes or the mount ends.
 pub fn run(arguments: Arguments) -> ExitCode {
+    signals::survive_the_limit_on_files();
     match demonstrate(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::signals;
 use crate::journal::{self, place};
 
 pub mod discard;
@@ -112,6 +113,7 @@ impl One {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> ExitCode {
+    signals::end_with_the_reader();
     let done = match arguments.command {
         Command::List(arguments) => list::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),

@@ -8,6 +8,7 @@
 //! Three kinds of threads serve a mount: this one runs the FUSE session and never blocks; the network runtime does I/O and what
 //! takes CPU; the actors have their arbiters. See `actors.rs` for why none of them can wait for another in a circle.
 
+use super::signals;
 use crate::fuse::mountpoint;
 use crate::vfs::layout::{Layout, Place, is_group, is_uuid, portable_data_hash};
 use std::path::Path;
@@ -65,6 +66,7 @@ fn program() -> String {
 
 fn try_run(arguments: Arguments) -> Result<ExitCode, Refusal> {
     if arguments.version {
+        signals::end_with_the_reader();
         println!("{} {}", program(), env!("CARGO_PKG_VERSION"));
         return Ok(ExitCode::SUCCESS);
     }

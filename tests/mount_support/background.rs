@@ -58,15 +58,17 @@ impl Background {
         Background { directory, environment }
     }
 
+    /// The command that mounts.
+    pub fn command(&self, options: &[&str]) -> Command {
+        let mut command = arvados();
+        command.arg("mount").args(options).arg(self.path()).current_dir(self.directory.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
     /// Mounts, and returns what the command said.
     pub fn start(&self, options: &[&str]) -> Output {
-        let mut command = arvados();
-        command
-            .arg("mount")
-            .args(options)
-            .arg(self.path())
-            .envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let output = run(command.current_dir(self.directory.path()), LIMIT);
+        let output = run(&mut self.command(options), LIMIT);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output
     }

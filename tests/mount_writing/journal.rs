@@ -189,7 +189,7 @@ fn file_that_cannot_be_written_to_the_journal_fails_its_close() {
     let folder = backing[0].parent().unwrap();
     let hidden = folder.with_extension("hidden");
     fs::rename(folder, &hidden).unwrap();
-    assert_ne!(errno(save(&path.join("after"), &[2; 200_000])), 0);
+    assert_eq!(errno(save(&path.join("after"), &[2; 200_000])), libc::EIO);
     fs::rename(&hidden, folder).unwrap();
     assert!(fixture.writer.log().contains("a file cannot be written to the journal"));
     assert!(fixture.writer.unmount().success());
@@ -312,4 +312,79 @@ fn mount_whose_journal_has_a_full_disk_starts_and_makes_room() {
     fixture.writer.unmount_well();
     drop(fixture.writer);
     drop(disk);
+}
+
+/// `ulimit -f` ends a process that does not see to it, and with it everybody's mount.
+#[test]
+fn limit_on_the_size_of_files_fails_a_write_and_not_the_mount() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let path = fixture.path();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let pid = fixture.writer.pid() as i32;
+    // SAFETY: both structures outlive the calls.
+    unsafe {
+        assert_eq!(libc::prlimit(pid, libc::RLIMIT_FSIZE, std::ptr::null(), &mut limit), 0);
+        limit.rlim_cur = 3 << 20;
+        assert_eq!(libc::prlimit(pid, libc::RLIMIT_FSIZE, &limit, std::ptr::null_mut()), 0);
+    }
+    save(&path.join("small"), &[1; 200_000]).unwrap();
+    let mut file = File::create(path.join("big")).unwrap();
+    let result = file.write_all(&[2; 6 << 20]).and_then(|()| file.sync_all());
+    assert!([0, libc::ENOSPC].contains(&errno(result)), "too large for the journal, and saved at once, or refused");
+    drop(file);
+    assert_eq!(fs::read(path.join("small")).unwrap(), [1; 200_000]);
+    fixture.writer.unmount();
+    assert!(fixture.server_has("small", &[1; 200_000]));
+}
+
+/// `rm -rf` on what looks like leftovers.
+#[test]
+fn journal_that_was_removed_under_a_mount_is_told_to_whoever_relies_on_it() {
+    if !is_ours() {
+        return;
+    }
+    let mut fixture = Fixture::new(&["--sync=exit"]);
+    let path = fixture.path();
+    save(&path.join("before"), b"before").unwrap();
+    for account in fs::read_dir(fixture.writer.journal()).unwrap().flatten() {
+        for journal in fs::read_dir(account.path()).unwrap().flatten() {
+            fs::remove_dir_all(journal.path()).unwrap();
+        }
+    }
+    assert_eq!(errno(save(&path.join("small"), b"small")), libc::EIO);
+    assert_eq!(errno(save(&path.join("large"), &[2; 200_000])), libc::EIO);
+    let file = open(&path.join("synced"), libc::O_WRONLY | libc::O_CREAT).unwrap();
+    (&file).write_all(b"synced").unwrap();
+    assert_eq!(errno(file.sync_all()), libc::EIO);
+    drop(file);
+    assert_eq!(errno(fs::create_dir(path.join("made"))), libc::EIO);
+    let log = fixture.writer.log();
+    assert!(log.contains("was removed while the mount uses it"), "{log}");
+    fixture.writer.unmount();
+    for (name, data) in
+        [("before", &b"before"[..]), ("small", b"small"), ("large", &[2; 200_000]), ("synced", b"synced")]
+    {
+        assert!(fixture.server_has(name, data), "{name} is saved all the same");
+    }
+}
+
+#[test]
+fn journal_that_was_removed_keeps_nothing_from_being_saved_at_once() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&[]);
+    let path = fixture.path();
+    save(&path.join("before"), b"before").unwrap();
+    for account in fs::read_dir(fixture.writer.journal()).unwrap().flatten() {
+        fs::remove_dir_all(account.path()).unwrap();
+    }
+    for (name, data) in [("small", &b"small"[..]), ("large", &[2; 200_000])] {
+        assert_eq!(errno(save(&path.join(name), data)), 0);
+        assert!(fixture.server_has(name, data));
+    }
+    assert_eq!(errno(fs::create_dir(path.join("made"))), libc::EIO, "only the journal promises that");
 }

@@ -1,5 +1,6 @@
 //! `--exec`: a command that runs while the file system is mounted (arv-mount.md 1.6).
 
+use crate::cli::signals;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use tokio::process::{Child, Command};
@@ -14,10 +15,11 @@ pub async fn run(words: &[OsString]) -> u8 {
     let Some((program, arguments)) = words.split_first() else { return 0 };
     let mut command = Command::new(program);
     command.args(arguments);
-    // SAFETY: between fork and exec there is one system call, which takes numbers only.
+    // SAFETY: between fork and exec there are two system calls, which take numbers only.
     unsafe {
         command.pre_exec(|| {
             super::serve::flush_without_waiting_for_ourselves(false);
+            signals::end_at_the_limit_on_files();
             Ok(())
         });
     }

@@ -2,7 +2,8 @@
 //!
 //! The daemon is a new process from the start (`exec`, not a fork of one that may have threads). It has the terminal's
 //! stderr until the file system is mounted, so that whatever goes wrong is seen where the command was typed; then it
-//! says so on a pipe and lets go of the terminal. If it ends without that word, its exit status is the command's.
+//! says so on a pipe and lets go of the terminal. If it ends without that word, its exit status is the command's. If the parent ends
+//! without having heard it, by Ctrl-C or a closed terminal, neither of which reaches the daemon, it does not mount any more.
 //!
 //! From then on nobody sees its stderr nor its exit status: unless it has a log file it logs where daemons do ([`log_place`]),
 //! also how it ends, and why, should it panic.
@@ -12,15 +13,20 @@ use crate::telemetry::{self, Background};
 use nix::sys::signal::SigSet;
 use std::ffi::OsString;
 use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The word on the pipe.
 const MOUNTED: u8 = b'm';
 
 /// The option that carries the number of the pipe.
 const READY: &str = "--ready-descriptor=";
+
+/// Why a daemon ends that nobody waits for.
+pub const BROKEN_OFF: &str = "not mounted: the command was broken off";
 
 /// Runs this command line again as a daemon. Returns the exit status of the command.
 pub fn start() -> std::io::Result<ExitCode> {
@@ -105,9 +111,24 @@ pub(super) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// In the daemon: comes when nobody waits any more for the word that is to be said on this pipe.
+pub async fn starter_is_gone(descriptor: Option<i32>) {
+    let watched = descriptor.and_then(|descriptor| {
+        // SAFETY: the parent made this descriptor for us alone; nobody closes it before [`is_ready`].
+        let own = unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned().ok()?;
+        // SAFETY: it has the descriptor to itself, and closes it when it is dropped.
+        unsafe { AsyncFd::register_with_interest(own, Interest::ERROR) }.ok()
+    });
+    match watched {
+        // It has no other error than that its other end is closed.
+        Some(pipe) => drop(pipe.ready(Interest::ERROR).await),
+        None => std::future::pending().await,
+    }
+}
+
 /// In the daemon: tells the parent that the file system is mounted, and lets go of the terminal and the current directory.
 pub fn is_ready(descriptor: i32) -> std::io::Result<()> {
-    if nix::sys::stat::fstat(unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) }).is_err() {
+    if nix::sys::stat::fstat(unsafe { BorrowedFd::borrow_raw(descriptor) }).is_err() {
         return Err(std::io::Error::other("--ready-descriptor is for the program's own use"));
     }
     // SAFETY: the parent made this descriptor for us alone; nobody else closes it.
@@ -133,6 +154,20 @@ mod tests {
         let own = format!("{READY}{}", writer.as_raw_fd());
         let words = command.get_args().map(|word| word.to_string_lossy().replace(&own, "READY"));
         words.collect()
+    }
+
+    #[tokio::test]
+    async fn daemon_sees_that_nobody_waits_for_it() {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let mut gone = std::pin::pin!(starter_is_gone(Some(writer.as_raw_fd())));
+        tokio::select! {
+            biased;
+            () = &mut gone => panic!("somebody waits"),
+            () = tokio::time::sleep(std::time::Duration::from_millis(20)) => {}
+        }
+        drop(reader);
+        gone.await;
+        starter_is_gone(Some(writer.as_raw_fd())).await;
     }
 
     #[test]

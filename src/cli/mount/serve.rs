@@ -9,8 +9,10 @@ use crate::actors::environment::Environment;
 use crate::actors::filters::Filters;
 use crate::actors::{self, Supervisor};
 use crate::cache::{BlockCache, Budget};
+use crate::cli::signals;
 use crate::fuse::statistics::Statistics;
 use crate::fuse::{self, Mounted};
+use crate::journal::Journal;
 use crate::remote::api::{Api, HttpApi};
 use crate::remote::keep::HttpKeep;
 use crate::remote::retry::Retries;
@@ -40,6 +42,19 @@ struct Service {
     keep: Arc<HttpKeep>,
     /// Who saves what an earlier mount has left.
     recovering: tokio::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    _leaving: Leaving,
+}
+
+/// Takes the journal away when a mount ends or does not come about, unless something is pending in it. Others have it until the
+/// process ends, so that it is not dropped by itself.
+struct Leaving(Option<Arc<Journal>>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(journal) = &self.0 {
+            journal.leave();
+        }
+    }
 }
 
 /// Mounts, serves until the end, and returns the exit status.
@@ -60,11 +75,18 @@ pub(super) fn run(
     })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mount = %path.display(), "started");
     raise_file_limit();
+    signals::survive_the_limit_on_files();
     if arguments.read_write || !arguments.mount_tmp.is_empty() {
         flush_without_waiting_for_ourselves(true);
     }
     let network = network_runtime().map_err(|error| Refusal::failure(format!("cannot start threads: {error}")))?;
-    let service = network.block_on(prepare(arguments, &layout, filters, path))?;
+    let service = network.block_on(async {
+        // As long as there is no mount, whoever breaks the command off breaks this off.
+        tokio::select! {
+            service = prepare(arguments, &layout, filters, path) => service,
+            () = daemon::starter_is_gone(arguments.ready_descriptor) => Err(Refusal::failure(daemon::BROKEN_OFF)),
+        }
+    })?;
     let session = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let session = session.map_err(|error| Refusal::failure(format!("cannot start the session: {error}")))?;
     let code = session.block_on(serve(arguments, &service, &network, path, command));
@@ -122,6 +144,8 @@ async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters, path:
         false => None,
     };
     let (writing, recovered) = prepared.map(|it| (it.writing, it.recovered)).unzip();
+    let writing = writing.map(Arc::new);
+    let leaving = Leaving(writing.as_ref().and_then(|writing| writing.journal.clone()));
     let environment = Environment {
         api: api.clone(),
         network: tokio::runtime::Handle::current(),
@@ -130,7 +154,7 @@ async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters, path:
         substitution: substitution(arguments, config.collections.forward_slash_name_substitution.as_deref()),
         news: Arc::default(),
         times: Times::default(),
-        writing: writing.map(Arc::new),
+        writing,
     };
     let supervisor = Supervisor::start(Arc::new(environment)).map_err(|error| failure(&error))?;
     check(&supervisor, layout).await.map_err(|error| failure(&error))?;
@@ -140,7 +164,7 @@ async fn prepare(arguments: &Arguments, layout: &Layout, filters: Filters, path:
     }
     let identity = Identity { host, email: user.email.clone(), user: user.uuid.clone() };
     let site = Site::new(supervisor.clone(), cache.clone(), layout, &identity);
-    Ok(Service { site, cache, statistics: Arc::default(), supervisor, keep, recovering })
+    Ok(Service { site, cache, statistics: Arc::default(), supervisor, keep, recovering, _leaving: leaving })
 }
 
 /// What stands for a slash in names (arv-mount.md 2.7): `--fsns` as it is, or the cluster's setting.
@@ -188,13 +212,14 @@ async fn serve(
         tracing::warn!(%error, "no guardian: if this mount is killed, its users may hang until it is unmounted by force");
         Guardian::default()
     });
+    let mut is_wanted = true;
     if let Some(descriptor) = arguments.ready_descriptor {
         daemon::move_log(arguments.logfile.is_some());
         match daemon::is_ready(descriptor) {
             Ok(()) => {}
-            // Nobody waits for the word any more: that is no reason to take the mount away.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                tracing::warn!("the process that started the mount has not waited for it");
+                tracing::warn!("the command was broken off just now: the mount is taken away again");
+                is_wanted = false;
             }
             Err(error) => {
                 mounted.detach().await;
@@ -229,6 +254,11 @@ async fn serve(
             guardian.mount_ends();
             ending.leave(&mut mounted).await;
             Ok(ExitCode::from(status))
+        }
+        None if !is_wanted => {
+            guardian.mount_ends();
+            ending.leave(&mut mounted).await;
+            Ok(ExitCode::FAILURE)
         }
         None => tokio::select! {
             ended = mounted.ended() => after(&mounted, ended).await,
