@@ -305,3 +305,95 @@ fn a_damaged_journal_is_listed_with_its_damage() {
     assert!(list[0]["damage"].as_str().unwrap().contains("not a whole record"), "{list:?}");
     assert_eq!(list[0]["collections"][0]["changes"], 7);
 }
+
+/// A journal that a mount has left which was killed; with its folder.
+fn of_a_killed_mount(journals: &Journals) -> (String, PathBuf) {
+    let journal = sample(journals);
+    let (id, folder) = (journal.id(), journal.folder().to_owned());
+    drop(journal);
+    (id, folder)
+}
+
+#[test]
+fn journal_whose_log_is_lost_is_no_empty_one() {
+    let journals = Journals::new();
+    let (id, folder) = of_a_killed_mount(&journals);
+    for damages in [|log: &Path| std::fs::write(log, b"").unwrap(), |log: &Path| std::fs::remove_file(log).unwrap()] {
+        damages(&folder.join("log"));
+        assert!(journals.list()[0]["damage"].as_str().unwrap().contains("the log is"), "{:?}", journals.list());
+        let target = journals.directory.path().join("target");
+        for words in [vec!["show", &id], vec!["export", &id, target.to_str().unwrap()]] {
+            let output = journals.call(&words);
+            assert_eq!(output.status.code(), Some(1), "{words:?}");
+            assert!(errors(&output).contains("the log is"), "{}", errors(&output));
+        }
+    }
+}
+
+#[test]
+fn journal_of_a_newer_program_is_not_read_as_if_it_were_ours() {
+    let journals = Journals::new();
+    let (id, folder) = of_a_killed_mount(&journals);
+    let info = std::fs::read_to_string(folder.join("info.json")).unwrap();
+    let mut info: Value = serde_json::from_str(&info).unwrap();
+    info["format"] = 99.into();
+    std::fs::write(folder.join("info.json"), info.to_string()).unwrap();
+    let list = journals.list();
+    assert!(list[0]["damage"].as_str().unwrap().contains("format 99"), "{list:?}");
+    let target = journals.directory.path().join("target");
+    for words in [vec!["show", &id], vec!["export", &id, target.to_str().unwrap()]] {
+        let output = journals.call(&words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        assert!(errors(&output).contains("format 99"), "{}", errors(&output));
+    }
+    assert!(!target.exists());
+}
+
+#[test]
+fn mount_of_which_nothing_is_known_is_listed_so() {
+    let journals = Journals::new();
+    let (_, folder) = of_a_killed_mount(&journals);
+    std::fs::write(folder.join("info.json"), "garbage").unwrap();
+    let output = journals.call(&["list"]);
+    let text = text(&output);
+    assert!(text.contains("not known") && !text.contains("null") && !text.contains('?'), "{text}");
+}
+
+#[test]
+fn list_that_could_not_look_everywhere_does_not_say_that_there_is_nothing() {
+    let journals = Journals::new();
+    let (_, folder) = of_a_killed_mount(&journals);
+    // As somebody who may not read it has it, for root.
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&folder, all).unwrap();
+    let output = journals.call(&["list"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("others can write"), "{}", errors(&output));
+    assert!(!errors(&output).contains("no journals"), "{}", errors(&output));
+}
+
+#[test]
+fn command_that_prints_ends_quietly_with_its_reader() {
+    let journals = Journals::new();
+    let (id, _) = of_a_killed_mount(&journals);
+    let cluster = Cluster::start();
+    let data = cluster.data();
+    let calls = [
+        vec!["journal", "list"],
+        vec!["journal", "list", "--json"],
+        vec!["journal", "show", &id],
+        vec!["cluster", "env", "--data", data.to_str().unwrap()],
+        vec!["cluster", "user", "list", "--data", data.to_str().unwrap()],
+        vec!["mount", "--version"],
+        vec!["mount", "--help"],
+    ];
+    for words in calls {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = arvados();
+        command.args(&words).env("HOME", journals.directory.path()).env("XDG_STATE_HOME", journals.directory.path());
+        let output = command.stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        assert!(errors(&output).is_empty(), "{words:?}: {}", errors(&output));
+    }
+}

@@ -107,7 +107,9 @@ impl Settings {
             settings.insert(name.clone(), Setting { value: value.to_owned(), place: "environment".to_owned() });
         }
         settings.retain(|_, setting| !setting.value.is_empty());
-        let searched = file.clone().or_else(|| places.last().cloned());
+        // The user's own place, whatever else is searched: that one can be written to.
+        let own = user_folder(environment).map(|folder| folder.join("arvados").join(FILE));
+        let searched = file.clone().or(own).or_else(|| places.last().cloned());
         let searched = searched.map_or_else(|| FILE.to_owned(), |path| path.display().to_string());
         let required = |name: &'static str| {
             settings.get(name).ok_or_else(|| Error::SettingMissing { name, searched: searched.clone() })
@@ -128,11 +130,15 @@ impl Settings {
     }
 }
 
-/// Where `settings.conf` may be, in the order of precedence. Relative directories do not count (XDG base directories).
+/// The user's own folder of settings. Relative directories do not count (XDG base directories).
+fn user_folder(environment: &Environment) -> Option<PathBuf> {
+    let absolute = |name| environment.path(name).filter(|path| path.is_absolute());
+    absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")))
+}
+
+/// Where `settings.conf` may be, in the order of precedence.
 fn search_path(environment: &Environment) -> Vec<PathBuf> {
-    let home = environment.path("HOME").filter(|path| path.is_absolute());
-    let user = environment.path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
-    let user = user.or_else(|| home.map(|home| home.join(".config")));
+    let user = user_folder(environment);
     let system = environment.text("XDG_CONFIG_DIRS").unwrap_or("/etc/xdg");
     let service = environment.text("CONFIGURATION_DIRECTORY").unwrap_or_default();
     let service = service.split(':').map(PathBuf::from);

@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     if arguments.json {
         println!("{}", Value::Array(states));
     } else {
-        if states.is_empty() {
+        if states.is_empty() && is_readable {
             eprintln!("no journals");
         }
         states.iter().for_each(print);
@@ -53,10 +53,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
 
 fn state(found: &Found) -> Result<Value, String> {
     let is_running = journal::is_running(&found.folder);
-    let contents = Contents::read(&found.folder).map_err(|error| error.to_string())?;
-    let (info, problem) = match Info::of(&found.folder) {
-        Ok(info) => (info, contents.problem()),
-        Err(error) => (None, Some(error.to_string())),
+    let (contents, info, problem) = match Contents::read(&found.folder) {
+        Ok(contents) => {
+            let problem = contents.problem();
+            (contents, Info::of(&found.folder).ok().flatten(), problem)
+        }
+        // That it is there is worth a line, and all that can be said of it.
+        Err(error @ journal::Error::Format { .. }) => (Contents::default(), None, Some(error.to_string())),
+        Err(error) => return Err(error.to_string()),
     };
     let collections: Vec<Value> = contents
         .pending
@@ -97,9 +101,18 @@ fn print(state: &Value) {
     let text = |name: &str| state[name].as_str().unwrap_or("?");
     let now = Utc::now();
     let running = if state["running"] == json!(true) { "running" } else { "dead" };
-    println!("{}  {running}  {}", text("journal"), text("mount_point"));
+    // One file says all of this, or nothing.
+    let is_known = state["pid"].is_number();
+    println!(
+        "{}  {running}  {}",
+        text("journal"),
+        if is_known { text("mount_point") } else { "mount point not known" }
+    );
     println!("    account {}", text("account"));
-    println!("    process {} on {}, started {}", state["pid"], text("host"), text("started"));
+    match is_known {
+        true => println!("    process {} on {}, started {}", state["pid"], text("host"), text("started")),
+        false => println!("    process not known: info.json is missing or cannot be read"),
+    }
     for collection in state["collections"].as_array().into_iter().flatten() {
         let number = |name: &str| collection[name].as_u64().unwrap_or(0);
         let oldest = collection["oldest"].as_str().and_then(|time| time.parse::<DateTime<Utc>>().ok());

@@ -7,11 +7,13 @@ use indicatif::HumanBytes;
 
 use super::files::Amount;
 use super::{One, shown};
-use crate::journal::{Contents, Operation};
+use crate::journal::{self, Contents, Operation};
 
 /// Show the changes of a journal that the server has not got, with paths and sizes.
 #[derive(clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Exit status: 0 done, 1 the journal is damaged: there may have been more.
+
+Example:
   arvados journal show 3f2a")]
 pub struct Arguments {
     #[command(flatten)]
@@ -29,10 +31,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, String> {
             println!("    {:>6}  {time}  {}", sequence.0, line(&change.operation));
         }
     }
-    if let Some(problem) = contents.problem() {
-        eprintln!("arvados journal: {}: {problem}", found.folder.display());
+    // What a mount that runs is just writing looks like damage.
+    match contents.problem().filter(|_| !journal::is_running(&found.folder)) {
+        Some(problem) => {
+            eprintln!("arvados journal: {}: {problem}", found.folder.display());
+            Ok(ExitCode::FAILURE)
+        }
+        None => Ok(ExitCode::SUCCESS),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn line(operation: &Operation) -> String {

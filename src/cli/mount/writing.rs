@@ -68,7 +68,7 @@ pub(super) async fn prepare(
     let (journal, recovered) = open_journal(arguments, mount, &config.cluster_id, user).map_err(|error| Refusal {
         status: FAILURE,
         message: format!(
-            "{error}; or choose another folder with --journal-dir: what an earlier mount has left in this one then waits \
+            "{error}; another folder can be chosen with --journal-dir: what an earlier mount has left in this one then waits \
              until it is used again"
         ),
     })?;
@@ -153,7 +153,7 @@ pub(super) async fn recover(supervisor: &Arc<Supervisor>, mut recovered: Vec<Rec
                 journal = id,
                 collection = uuid,
                 changes = changes.len(),
-                "an earlier mount was killed before it had saved everything: that is done now"
+                "an earlier mount ended before it had saved everything: that is done now"
             );
             let sent = found.sent.remove(&uuid).unwrap_or_default();
             let moves = moves.take(number, &uuid);

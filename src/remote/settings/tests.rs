@@ -68,7 +68,8 @@ fn errors_name_file_and_line_and_never_the_token() {
 
     let nothing = home(&[]);
     let error = load(nothing.path(), &[]).unwrap_err().to_string();
-    assert!(error.starts_with("ARVADOS_API_HOST is not set") && error.contains("settings.conf"), "{error}");
+    let own = nothing.path().join(".config/arvados/settings.conf");
+    assert!(error.starts_with("ARVADOS_API_HOST is not set") && error.ends_with(own.to_str().unwrap()), "{error}");
     let error = load(nothing.path(), &[("ARVADOS_API_HOST", "h")]).unwrap_err().to_string();
     assert!(error.starts_with("ARVADOS_API_TOKEN is not set"), "{error}");
 }
