@@ -87,6 +87,41 @@ fn file_that_another_client_adds_to_a_folder_that_goes_is_kept() {
     }
 }
 
+/// A new folder that is empty stands for all that is in it. Under `auto` no condition that a lone writer can have for nothing sees
+/// what another client puts there in that moment: it is reported, and kept under `strict`.
+#[test]
+fn file_that_another_client_puts_into_a_folder_that_is_being_made_here_is_kept_or_reported() {
+    if !is_ours() {
+        return;
+    }
+    for guard in ["strict", "auto"] {
+        let fixture = Fixture::new(&["--refresh-time=3600", &format!("--commit-guard={guard}")]);
+        let path = fixture.path();
+        until("the mount to listen", || fixture.control("ws", json!({}))["connections"] == 1);
+        fixture.control("config", json!({"PreserveVersionIfIdle": 3600}));
+        save(&path.join("own"), b"own").unwrap();
+        let slow = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "delay": 1.5, "times": 1});
+        fixture.control("faults", json!({"api": [slow]}));
+        let since = fixture.sequence();
+        std::thread::scope(|scope| {
+            let making = scope.spawn(|| {
+                fs::create_dir(path.join("n")).unwrap();
+                fs::File::open(&path).unwrap().sync_all().unwrap();
+            });
+            until("the request", || fixture.requests(since).iter().any(|request| request.starts_with('P')));
+            fixture.client.put_files(&fixture.made.uuid, &[("n/new", b"theirs")]);
+            making.join().unwrap();
+        });
+        if guard == "strict" {
+            assert!(fixture.server_has("n/new", b"theirs"), "{:?}", fixture.server_names());
+            continue;
+        }
+        until("the report", || fixture.writer.log().contains("overwrote it"));
+        let log = fixture.writer.log();
+        assert!(log.lines().any(|line| line.contains("overwrote it") && line.contains("paths=\"n/new\"")), "{log}");
+    }
+}
+
 /// The one case that `--commit-guard=auto` cannot see in time.
 #[test]
 fn overwritten_version_is_reported_by_path_and_with_the_way_to_it() {

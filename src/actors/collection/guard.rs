@@ -1,7 +1,8 @@
 //! Which condition a save carries, so that nothing is overwritten unseen (design, section 5; protocol.md 4.12).
 //!
 //! The server knows two. *A*, the hash of the result, costs nothing and sees every change of others but those at the very paths that
-//! we write, and in the directories that we take away. *B*, the version together with the wish to keep the old one, sees
+//! we write, and in the directories that we take away or put there as a whole ([`edits`](crate::tree::commit::edits)): an empty one
+//! can only be made in the place of whatever stands there. *B*, the version together with the wish to keep the old one, sees
 //! everything and costs a stored version, if the record that it is based on had that wish in it already. A version alone, without
 //! that wish, costs nothing and sees everything too, but only on a sound base ([`Base::is_sound`]). Whether a base is sound may be
 //! judged by clocks, which B does not trust.
@@ -12,7 +13,8 @@
 //! just made, the first save asks for that to be kept, and no more. A save that takes a directory away is B, but in a series of such
 //! (`rm -r`) only one in each of the periods in which a lone writer makes the server store a version anyway; what another client
 //! puts into a directory in the very moment in which one of the others takes it away is found afterwards, as changes at our own
-//! paths are ([`overwritten`](super::overwritten)).
+//! paths are ([`overwritten`](super::overwritten)). So is what it puts into a directory that is new here and comes as a whole: B for
+//! that would store a version for a lone writer's `mkdir`.
 
 use crate::actors::collection::state::Base;
 use crate::tree::Kind;
