@@ -104,7 +104,7 @@ fn saves_and_looks_take_turns_where_there_is_no_end_of_either() {
         let _stop = Stop(&stop);
         let (stop, reads, path, fixture) = (&stop, &reads, &path, &fixture);
         let again_and_again = move |mut work: Box<dyn FnMut(u64) + Send>| {
-            scope.spawn(move || (0..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(|number| work(number)))
+            scope.spawn(move || (0..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(&mut work))
         };
         again_and_again(Box::new(move |number| {
             fixture.client.put_files(&fixture.made.uuid, &[(&format!("other-{number}"), b"")]);
