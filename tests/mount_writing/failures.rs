@@ -1,6 +1,6 @@
 //! What fails is told to who wrote, loses nothing, and the mount goes on.
 
-use crate::fixture::{Fixture, QUIET, names};
+use crate::fixture::{Fixture, QUIET, changed_behind_its_back, names};
 use crate::mount_support::files::{append, close, errno, open, save, truncate};
 use crate::mount_support::writer::{Writer, is_ours};
 use crate::support::until;
@@ -192,6 +192,23 @@ fn save_that_arrives_after_what_it_brings_was_removed_is_put_right() {
     assert!(fixture.server_names().contains(&"late".to_owned()));
     until("the file to be removed again", || fixture.server_names() == ["a", "d/b"]);
     assert_eq!(names(&path), ["a", "d"], "{:?}", fixture.requests(since));
+}
+
+/// Another client was faster, and what the merge has led to fails at the server.
+#[test]
+fn save_that_fails_after_a_merge_is_tried_again_with_pauses() {
+    let fixture = changed_behind_its_back(&["--sync=idle:0.1", "--retries=0"], b"theirs");
+    let path = fixture.path();
+    let failing = json!({"method": ["PUT"], "path": fixture.made.uuid, "body": "conflict", "status": 500});
+    fixture.control("faults", json!({"api": [failing]}));
+    let since = fixture.sequence();
+    save(&path.join("a"), b"mine").unwrap();
+    until("a save to fail", || fixture.writer.log().contains("cannot save the collection"));
+    std::thread::sleep(Duration::from_secs(3));
+    let saves = fixture.requests(since).into_iter().filter(|request| request.starts_with('P')).count();
+    assert!((2..15).contains(&saves), "{saves} requests in three seconds");
+    fixture.control("faults", json!({"api": []}));
+    until("both to be saved", || fixture.server_has("a", b"mine") && fixture.server_names().len() == 3);
 }
 
 #[test]

@@ -270,6 +270,8 @@ impl CollectionActor {
 
     pub(super) fn save_failed(&mut self, error: Error, context: &mut Context<Self>) {
         self.local.failures += 1;
+        // Nobody was faster than this one: the next comes when it is time to try again.
+        self.local.refusals = 0;
         let is_refused = error.is_refusal() && self.local.failures >= MANY_FAILURES;
         self.local.refused = is_refused.then(|| (Instant::now(), error.clone()));
         let pause = self.retry_pause();
