@@ -5,7 +5,7 @@ use super::extents::{Extent, Extents, Source};
 use super::own_ends::OwnEnd;
 use super::scratch::Backing;
 use super::sealed::{Progress, Sealed};
-use super::settle::pieces_of;
+use super::settle::{MOST_ZEROS, pieces_of};
 use super::state::{State, Step};
 use super::store::DirtyStore;
 use crate::keep::Locator;
@@ -24,9 +24,6 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How much of a tail is copied at a time on its way to the scratch file.
 const FLUSH_STEP: usize = 256 << 10;
-/// The largest file.
-const LARGEST: u64 = i64::MAX as u64;
-
 /// Where to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -146,6 +143,13 @@ impl DirtyFile {
         pieces_of(&self.state().extents).ok()
     }
 
+    /// May the file grow from `before` to `size`? Not beyond what can be stored should all of it be a hole: such a file would never
+    /// be saved. What is larger already, because another client made it so, may be changed all the same.
+    fn check_size(&self, before: u64, size: u64) -> Result<(), Error> {
+        let largest = self.store.block_size.saturating_mul(MOST_ZEROS);
+        if size > before && size > largest { Err(Error::TooLarge { size }) } else { Ok(()) }
+    }
+
     /// Writes `data` if that can be done without waiting for anything; if not, nothing of it is written. Whether it was.
     pub fn write_at_once(self: &Arc<Self>, place: Place, data: &[u8]) -> bool {
         let Ok(_turn) = self.turn.try_lock() else { return false };
@@ -155,7 +159,7 @@ impl DirtyFile {
             Place::End => state.extents.size(),
         };
         if data.is_empty()
-            || at.saturating_add(data.len() as u64) > LARGEST
+            || self.check_size(state.extents.size(), at.saturating_add(data.len() as u64)).is_err()
             || !state.has_room(&self.store, at, data.len())
         {
             return false;
@@ -182,10 +186,7 @@ impl DirtyFile {
             Place::At(at) => at,
             Place::End => self.size(),
         };
-        let size = at.saturating_add(data.len() as u64);
-        if size > LARGEST {
-            return Err(Error::TooLarge { size });
-        }
+        self.check_size(self.size(), at.saturating_add(data.len() as u64))?;
         let mut rest = data;
         let mut patient = true;
         while !rest.is_empty() {
@@ -324,13 +325,11 @@ impl DirtyFile {
 
     /// Cuts the file, or extends it with zeros. Error: `TooLarge`.
     pub async fn truncate(&self, size: u64) -> Result<(), Error> {
-        if size > LARGEST {
-            return Err(Error::TooLarge { size });
-        }
         let _turn = self.turn().await;
         let mut state = self.state();
         let is_recorded = state.backing.as_ref().is_some_and(|backing| backing.is_recorded());
         let before = state.extents.size();
+        self.check_size(before, size)?;
         state.is_spoken_for |= is_recorded && size < before;
         state.extents.resize(size);
         match &mut state.tail {

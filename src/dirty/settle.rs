@@ -21,8 +21,9 @@ use std::sync::Arc;
 const SHORT_HOLE: u64 = 1 << 20;
 /// A last piece up to this length is stored again with what is appended to it.
 const SHORT_PIECE: u64 = 64 << 10;
-/// Pieces of one hole: 64 TiB.
-const MOST_ZEROS: u64 = 1 << 20;
+/// Pieces of one hole: 64 TiB. Each takes some 80 bytes of a manifest, so more of them would be larger than what servers take. No
+/// file can become so large any more ([`DirtyFile`] refuses it), but journals of earlier versions may have one.
+pub(super) const MOST_ZEROS: u64 = 1 << 20;
 
 /// A file that is in Keep as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -438,6 +438,14 @@ async fn scratch_space_is_limited_and_too_large_is_said() {
         libc::EFBIG
     );
     assert_eq!(file.truncate(1 << 63).await.unwrap_err().errno(), libc::EFBIG);
+    // What a hole may have: pieces of 100 bytes.
+    let largest = 100 << 20;
+    assert_eq!(file.truncate(largest + 1).await.unwrap_err().errno(), libc::EFBIG);
+    assert_eq!(file.write(Place::At(largest), Bytes::from_static(b"x")).await.unwrap_err().errno(), libc::EFBIG);
+    assert!(!file.write_at_once(Place::At(largest), b"x"));
+    assert_eq!(file.size(), 1050);
+    file.truncate(largest).await.unwrap();
+    file.truncate(1050).await.unwrap();
     drop(file);
     rig.empty().await;
     assert_eq!(std::fs::read_dir(rig.scratch.folder()).unwrap().count(), 0);

@@ -7,6 +7,7 @@ use crate::support::until;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -222,22 +223,25 @@ fn file_that_cannot_be_written_to_the_journal_under_its_new_name_keeps_its_old_o
     assert!(fixture.server_has("d/b", b"second"));
 }
 
-/// A hole of a hundred tebibytes cannot be stored.
+/// A hole of a hundred tebibytes cannot be stored, and a file that has one would keep its collection from being saved as a whole.
 #[test]
-fn file_that_can_never_be_stored_holds_up_no_other() {
+fn size_that_can_never_be_stored_is_refused_at_once() {
     if !is_ours() {
         return;
     }
     let mut fixture = Fixture::new(&[]);
     let path = fixture.path();
     let file = File::create(path.join("huge")).unwrap();
-    file.set_len(100 << 40).unwrap();
-    assert_eq!(errno(close(file)), libc::EFBIG);
-    save(&path.join("other"), b"other").unwrap();
-    assert!(fixture.server_has("other", b"other"));
-    fs::remove_file(path.join("huge")).unwrap();
+    assert_eq!(errno(file.set_len(100 << 40)), libc::EFBIG);
+    assert_eq!(errno(file.set_len(i64::MAX as u64)), libc::EFBIG);
+    assert_eq!(errno(file.write_all_at(b"x", 1 << 62)), libc::EFBIG);
+    assert_eq!(errno(truncate(&path.join("huge"), i64::MAX)), libc::EFBIG);
+    assert_eq!(file.metadata().unwrap().len(), 0);
+    file.write_all_at(b"small", 0).unwrap();
+    assert_eq!(errno(close(file)), 0);
+    assert!(fixture.server_has("huge", b"small"));
     fixture.writer.unmount_well();
-    assert_eq!(fixture.server_names(), ["a", "d/b", "other"]);
+    assert_eq!(fixture.server_names(), ["a", "d/b", "huge"]);
 }
 
 /// `echo line >> log` opens the file each time.
