@@ -72,14 +72,19 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
-/// What `stat` shows (arv-mount.md 2.8). Owner and group are those of the process; every node has one link.
+/// What `stat` shows (arv-mount.md 2.8). Owner and group are those of the process; a node has one link as long as it has a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
     pub inode: Inode,
     pub kind: Kind,
     pub permissions: u16,
     pub size: u64,
+    /// When its content was changed, or what somebody said of that.
     pub modified: Timestamp,
+    /// When its content, its name or its times were changed, whatever anybody says.
+    pub changed: Timestamp,
+    /// A name leads to it.
+    pub is_linked: bool,
 }
 
 /// Attributes and how long the front end may believe them.

@@ -7,6 +7,8 @@
 mod mount_support;
 mod support;
 
+#[path = "mount_writing/attributes.rs"]
+mod attributes;
 #[path = "mount_writing/conflicts.rs"]
 mod conflicts;
 #[path = "mount_writing/failures.rs"]

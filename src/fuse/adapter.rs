@@ -65,6 +65,8 @@ const NOTHING: Entry = Entry {
         permissions: 0,
         size: 0,
         modified: crate::vfs::Timestamp { seconds: 0, nanoseconds: 0 },
+        changed: crate::vfs::Timestamp { seconds: 0, nanoseconds: 0 },
+        is_linked: true,
     },
     valid: Duration::ZERO,
 };
@@ -165,17 +167,17 @@ impl<F: FileSystem> Adapter<F> {
 
     fn attributes(&self, entry: &Entry) -> FileAttr {
         let attributes = &entry.attributes;
-        let time = Timestamp::new(attributes.modified.seconds, attributes.modified.nanoseconds);
+        let time = |time: crate::vfs::Timestamp| Timestamp::new(time.seconds, time.nanoseconds);
         FileAttr {
             ino: attributes.inode.0,
             size: attributes.size,
             blocks: attributes.size.div_ceil(512),
-            atime: time,
-            mtime: time,
-            ctime: time,
+            atime: time(attributes.modified),
+            mtime: time(attributes.modified),
+            ctime: time(attributes.changed),
             kind: kind(attributes.kind),
             perm: attributes.permissions,
-            nlink: 1,
+            nlink: u32::from(attributes.is_linked),
             uid: self.user,
             gid: self.group,
             rdev: 0,
@@ -454,6 +456,11 @@ impl<F: FileSystem> fuse3::raw::Filesystem for Adapter<F> {
     async fn interrupt(&self, _request: Request, unique: u64) -> Result<()> {
         self.waiting.interrupt(unique);
         Ok(())
+    }
+
+    async fn symlink(&self, _request: Request, _parent: u64, _name: &OsStr, _target: &OsStr) -> Result<ReplyEntry> {
+        // A manifest has no links. What POSIX has for such a file system, and what the kernel says for hard links by itself.
+        Err(if self.writable { libc::EPERM } else { libc::EROFS }.into())
     }
 
     async fn mknod(&self, request: Request, parent: u64, name: &OsStr, mode: u32, _: u32) -> Result<ReplyEntry> {

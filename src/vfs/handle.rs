@@ -7,7 +7,7 @@ use crate::actors::collection::CollectionState;
 use crate::actors::collection::draft::Draft;
 use crate::actors::listing::Listing;
 use crate::tree::NodeId;
-use crate::vfs::object::{OpenRecord, Pinned};
+use crate::vfs::object::{Content, Object, OpenRecord, Pinned};
 use crate::vfs::{Attributes, Destination, Entry, Handle, Inode};
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -23,6 +23,13 @@ pub struct OpenFile {
     pub attributes: Attributes,
     /// For those that may write.
     pub writer: Option<Writer>,
+}
+
+impl OpenFile {
+    /// As it was opened, for when it is not in its collection any more.
+    pub fn attributes_without_name(&self) -> Attributes {
+        Attributes { is_linked: false, ..self.attributes }
+    }
 }
 
 /// What a handle that may write has besides.
@@ -105,6 +112,23 @@ impl OpenDirectory {
     pub fn new(inode: Inode, object: Pinned, names: OpenNames) -> OpenDirectory {
         OpenDirectory { inode, object, names, marks: Mutex::default(), was_read: AtomicBool::new(false) }
     }
+
+    /// May there be other names since it was opened? Often there is nothing new in this directory, but that costs more to find out.
+    pub fn is_behind(&self) -> bool {
+        match (&self.names, &self.object.content) {
+            (OpenNames::Collection { state, .. }, Content::Collection { cell, .. }) => {
+                cell.load().is_some_and(|now| !Arc::ptr_eq(&now, state))
+            }
+            (OpenNames::Listing(listing), Content::Listing { cell, .. }) => {
+                cell.load().is_some_and(|now| !Arc::ptr_eq(&now, listing))
+            }
+            // Names are added when somebody looks for them, and hardly ever taken out.
+            (OpenNames::Ready(names), Content::Magic { fixed, items, .. }) => {
+                names.len() != fixed.len() + Object::lock(items).iter().count()
+            }
+            _ => false,
+        }
+    }
 }
 
 pub enum Open {
@@ -152,7 +176,7 @@ impl Handles {
     /// which is rare enough: only for files that were replaced or deleted while open.
     pub fn attributes(&self, inode: Inode) -> Option<Attributes> {
         let file = |open: &Open| match open {
-            Open::File(file) if file.inode == inode => Some(file.attributes),
+            Open::File(file) if file.inode == inode => Some(file.attributes_without_name()),
             _ => None,
         };
         self.table.iter().find_map(|open| file(&open))

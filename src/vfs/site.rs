@@ -227,7 +227,7 @@ impl FileSystem for Site {
                 let attributes = self.node_attributes(&file.object, &state, node);
                 return Ok(Entry { attributes, valid: self.freshness.of(state.is_immutable()) });
             }
-            return Ok(Entry { attributes: file.attributes, valid: Duration::ZERO });
+            return Ok(Entry { attributes: file.attributes_without_name(), valid: Duration::ZERO });
         }
         self.attributes(inode).await
     }
@@ -361,7 +361,7 @@ impl FileSystem for Site {
         let mut open = self.handles.get(handle).ok_or(Error::BadHandle)?;
         if offset == 0
             && let Open::Directory(directory) = open.as_ref()
-            && directory.was_read.swap(true, Ordering::Relaxed)
+            && (directory.was_read.swap(true, Ordering::Relaxed) || directory.is_behind())
         {
             open = self.rewound(handle, directory.inode).await.unwrap_or(open);
         }

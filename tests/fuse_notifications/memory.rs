@@ -84,7 +84,8 @@ impl Memory {
         let kind = if node.data.is_some() { Kind::File } else { Kind::Directory };
         let size = node.data.as_ref().map_or(0, |data| data.len() as u64);
         let modified = Timestamp { seconds: node.modified, nanoseconds: 0 };
-        let attributes = Attributes { inode: Inode(inode), kind, permissions: 0o777, size, modified };
+        let (inode, permissions, changed) = (Inode(inode), 0o777, modified);
+        let attributes = Attributes { inode, kind, permissions, size, modified, changed, is_linked: true };
         Ok(Entry { attributes, valid: HOUR })
     }
 

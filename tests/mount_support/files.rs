@@ -1,6 +1,6 @@
 //! System calls that the standard library hides, or whose errors it swallows.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -89,6 +89,28 @@ pub fn open(path: &Path, flags: i32) -> io::Result<File> {
     options.read(access != libc::O_WRONLY).write(access != libc::O_RDONLY);
     // The standard library checks combinations of its own flags; what goes through here is the kernel's to judge.
     options.custom_flags(flags & !libc::O_ACCMODE).mode(0o644).open(path)
+}
+
+/// The names that an open directory shows, read from the beginning through this very descriptor.
+pub fn listed(directory: &File) -> io::Result<Vec<String>> {
+    // SAFETY: `fdopendir` owns the duplicate, which `closedir` closes.
+    let stream = unsafe { libc::fdopendir(libc::dup(directory.as_raw_fd())) };
+    if stream.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let mut names = Vec::new();
+    // SAFETY: the stream is open; duplicates share their position, so it is read from its beginning; an entry is valid until the
+    // next one is read.
+    unsafe {
+        libc::rewinddir(stream);
+        while let Some(entry) = libc::readdir(stream).as_ref() {
+            names.push(CStr::from_ptr(entry.d_name.as_ptr()).to_string_lossy().into_owned());
+        }
+        libc::closedir(stream);
+    }
+    names.retain(|name| name != "." && name != "..");
+    names.sort();
+    Ok(names)
 }
 
 /// A shared mapping of the first `length` bytes of a file.

@@ -38,6 +38,8 @@ pub struct Numbers {
     /// From which number on which time of modification holds.
     times: Arc<[(u32, Time)]>,
     changed: HashMap<u32, Changed>,
+    /// When something of a node was changed here that its time of modification does not tell.
+    altered: HashMap<u32, DateTime<Utc>>,
 }
 
 impl Numbers {
@@ -49,6 +51,7 @@ impl Numbers {
             next: 0,
             times: Arc::new([(0, modified)]),
             changed: HashMap::new(),
+            altered: HashMap::new(),
         }
     }
 
@@ -92,6 +95,16 @@ impl Numbers {
         self.changed.insert(number, Changed { modified, version });
     }
 
+    /// The node was given another time, or another name. Only while it is mounted: a cluster has no place for that.
+    pub fn set_altered(&mut self, number: u32, now: DateTime<Utc>) {
+        self.altered.insert(number, now);
+    }
+
+    /// When that was last done, if ever.
+    pub fn altered(&self, number: u32) -> Time {
+        self.altered.get(&number).copied()
+    }
+
     /// The content behind this number became longer at this time, and what was there stayed.
     pub fn set_grown(&mut self, number: u32, modified: Time) {
         let version = self.version(number) + 1;
@@ -121,7 +134,8 @@ impl Numbers {
     /// The numbers for `new`, which follows `old` (whose numbers these are) and was made at `modified`.
     pub fn carry(&self, old: &Snapshot, new: &Snapshot, modified: Time) -> Numbers {
         let first = self.limit(old);
-        let mut carried = Carried { by_node: vec![0; new.node_limit() as usize], next: first, changed: HashMap::new() };
+        let by_node = vec![0; new.node_limit() as usize];
+        let mut carried = Carried { by_node, next: first, changed: HashMap::new(), altered: HashMap::new() };
         let mut directories = vec![(NodeId::ROOT, Some(NodeId::ROOT))];
         while let Some((directory, former)) = directories.pop() {
             let mut is_changed = former.is_none();
@@ -155,13 +169,14 @@ impl Numbers {
         let times: Vec<_> = self.times.iter().copied().chain(newer).collect();
         let sorted = sorted(&carried.by_node);
         let times = used_times(&times, &carried.by_node, &sorted);
-        Numbers { by_node: carried.by_node.into(), sorted, next: carried.next, times, changed: carried.changed }
+        let Carried { by_node, next, changed, altered } = carried;
+        Numbers { by_node: by_node.into(), sorted, next, times, changed, altered }
     }
 
     /// The same for the folded snapshot: nobody's number changes, and what was removed is forgotten.
     pub fn fold(&self, old: &Snapshot, fold: &Fold) -> Numbers {
         let mut by_node = vec![0; fold.snapshot.node_limit() as usize];
-        let mut changed = HashMap::new();
+        let (mut changed, mut altered) = (HashMap::new(), HashMap::new());
         for old_node in (1..old.node_limit()).map(NodeId) {
             let Some(node) = fold.node(old_node) else { continue };
             let number = self.number(old_node);
@@ -169,10 +184,11 @@ impl Numbers {
             if let Some(known) = self.changed.get(&number) {
                 changed.insert(number, *known);
             }
+            altered.extend(self.altered(number).map(|time| (number, time)));
         }
         let sorted = sorted(&by_node);
         let times = used_times(&self.times, &by_node, &sorted);
-        Numbers { by_node: by_node.into(), sorted, next: self.limit(old), times, changed }
+        Numbers { by_node: by_node.into(), sorted, next: self.limit(old), times, changed, altered }
     }
 
     /// Gives a node of the new snapshot its number: that of its twin, or a new one.
@@ -196,6 +212,7 @@ impl Numbers {
                 } else if let Some(before) = self.changed.get(&number) {
                     carried.changed.insert(number, *before);
                 }
+                carried.altered.extend(self.altered(number).map(|time| (number, time)));
                 number
             }
             None => {
@@ -213,6 +230,7 @@ struct Carried {
     by_node: Vec<u32>,
     next: u32,
     changed: HashMap<u32, Changed>,
+    altered: HashMap<u32, DateTime<Utc>>,
 }
 
 /// The nodes that have a number, sorted by it.
@@ -302,7 +320,10 @@ mod tests {
     fn what_did_not_change_keeps_number_and_time_and_what_was_replaced_gets_new_ones() {
         let old = snapshot(". FOO BAR 0:3:kept 0:3:replaced 0:3:grown 3:3:gone\n./d FOO 0:3:x\n");
         let new = snapshot(". FOO BAR 0:3:kept 3:3:replaced 0:6:grown 0:3:new\n./d FOO 0:3:x\n");
-        let before = Numbers::first(time(1));
+        let mut before = Numbers::first(time(1));
+        for number in all(&old, &before).into_values() {
+            before.set_altered(number, time(9).expect("a time"));
+        }
         let after = before.carry(&old, &new, time(2));
         let (former, now) = (all(&old, &before), all(&new, &after));
         for path in ["kept", "grown", "d", "d/x"] {
@@ -314,6 +335,10 @@ mod tests {
         assert_eq!((modified("kept"), modified("d/x"), modified("d")), (time(1), time(1), time(1)));
         assert_eq!((modified("replaced"), modified("grown"), modified("new")), (time(2), time(2), time(2)));
         assert_eq!((after.version(now[&b"grown"[..]]), after.version(now[&b"kept"[..]])), (1, 0));
+        let altered = |path: &str| after.altered(now[path.as_bytes()]);
+        assert_eq!((altered("kept"), altered("d"), altered("grown")), (time(9), time(9), time(9)));
+        assert_eq!((altered("replaced"), altered("new")), (None, None));
+        assert_eq!(after.altered.len(), 4, "what is gone is forgotten");
     }
 
     #[test]
@@ -339,12 +364,14 @@ mod tests {
         editor.remove(NodeId::ROOT, b"new").unwrap();
         let edited = editor.finish();
         numbers.set_modified(numbers.number(made), time(3));
+        numbers.set_altered(numbers.number(made), time(4).expect("a time"));
         let before = all(&edited, &numbers);
         let fold = edited.fold();
         let folded = numbers.fold(&edited, &fold);
         assert_eq!(all(&fold.snapshot, &folded), before);
         for number in before.values() {
             assert_eq!(folded.modified(*number), numbers.modified(*number), "{number}");
+            assert_eq!(folded.altered(*number), numbers.altered(*number), "{number}");
         }
         assert!(folded.limit(&fold.snapshot) >= numbers.limit(&edited), "no number is given twice");
     }

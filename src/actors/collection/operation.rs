@@ -320,6 +320,7 @@ impl CollectionActor {
                     Some(draft) => draft.file.set_modified(time),
                     None => edit.state.numbers.set_modified(number, Some(time)),
                 }
+                edit.state.numbers.set_altered(number, now);
                 node
             }
             Operation::Place { parent, name, moved, keep, placed: before } => {
@@ -478,6 +479,7 @@ fn rename(
     edit.touch(new_path, depth);
     edit.stamp(source, now);
     edit.stamp(target, now);
+    edit.state.numbers.set_altered(edit.state.number(node), now);
     if let Some(replaced) = replaced {
         edit.drop_drafts_of(replaced, open);
     }

@@ -111,6 +111,11 @@ impl CollectionState {
         self.draft(number).map_or_else(|| self.numbers.modified(number), |draft| Some(draft.file.modified()))
     }
 
+    /// When anything of it was changed: never before its content was, unless somebody said so of a time to come.
+    pub fn changed(&self, number: u32) -> Time {
+        self.modified(number).max(self.numbers.altered(number))
+    }
+
     pub(super) fn special_times(&self) -> impl Iterator<Item = (u32, Time)> {
         self.numbers.special_times()
     }

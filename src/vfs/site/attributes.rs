@@ -30,14 +30,17 @@ pub(super) fn timestamp(time: Option<DateTime<Utc>>) -> Timestamp {
 impl Entry {
     pub(super) fn directory(inode: Inode, modified: Timestamp, valid: Duration, is_writable: bool) -> Entry {
         let permissions = if is_writable { WRITABLE } else { ENTERABLE };
-        let attributes = Attributes { inode, kind: Kind::Directory, permissions, size: 0, modified };
-        Entry { attributes, valid }
+        Entry { attributes: unchanged((inode, Kind::Directory), permissions, 0, modified), valid }
     }
 
     pub(super) fn text(inode: Inode, size: usize, modified: Timestamp, valid: Duration) -> Entry {
-        let attributes = Attributes { inode, kind: Kind::File, permissions: READABLE, size: size as u64, modified };
-        Entry { attributes, valid }
+        Entry { attributes: unchanged((inode, Kind::File), READABLE, size as u64, modified), valid }
     }
+}
+
+/// Attributes of something of which nobody here can change anything but by what `modified` tells.
+fn unchanged((inode, kind): (Inode, Kind), permissions: u16, size: u64, modified: Timestamp) -> Attributes {
+    Attributes { inode, kind, permissions, size, modified, changed: modified, is_linked: true }
 }
 
 /// Attributes of a node of a collection, in the object with this slot.
@@ -50,6 +53,8 @@ pub(super) fn of_node(slot: u32, state: &CollectionState, node: NodeId, is_writa
         permissions: if is_writable && !state.is_immutable() { WRITABLE } else { ENTERABLE },
         size: if is_directory { 0 } else { state.size(node, number) },
         modified: timestamp(state.modified(number)),
+        changed: timestamp(state.changed(number)),
+        is_linked: state.is_immutable() || state.snapshot.is_linked(node),
     }
 }
 
@@ -149,8 +154,14 @@ impl Site {
             }
             Content::Collection { cell, .. } => {
                 let state = self.supervisor.collection_state(cell, false).await?;
-                let is_there = |node: &NodeId| state.is_immutable() || state.snapshot.is_linked(*node);
-                match state.node(number).filter(|node| is_there(node) || self.handles.has_open(inode)) {
+                let is_there = |node: NodeId| state.is_immutable() || state.snapshot.is_linked(node);
+                // Somebody may be in a folder that was removed here. One that still has names was moved away: it has to be looked
+                // for.
+                let is_left = |node: NodeId| match state.snapshot.is_directory(node) {
+                    true => state.snapshot.children(node).next().is_none(),
+                    false => self.handles.has_open(inode),
+                };
+                match state.node(number).filter(|node| is_there(*node) || is_left(*node)) {
                     Some(node) => {
                         let valid = self.freshness.of(state.is_immutable());
                         Ok(Entry { attributes: self.node_attributes(&object, &state, node), valid })

@@ -1,4 +1,5 @@
-//! Reading directories. A handle has the names as they were when it was opened, or when it was last read from the beginning; an
+//! Reading directories. A handle has the names as they were when it was last read from the beginning (for the first time: as they
+//! were when it was opened, unless something new has been published since, for programs list what they opened long ago); an
 //! offset is a position in them, so that seeking and reading in pieces give each name once, whatever changes meanwhile.
 //!
 //! To count to a position in a directory that was filled here costs as much as what is before it. So who reads on goes on
