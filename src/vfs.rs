@@ -14,12 +14,14 @@
 //! * A node may be the **door** to another object (a collection in a project). The object behind it is made when somebody
 //!   first looks inside, and dropped when the kernel has forgotten all of its nodes.
 //! * The same collection in two places of the tree is two objects on one published snapshot: Linux wants a directory
-//!   to have one place.
+//!   to have one place. What the kernel remembers of one of them is not true any more when something is changed through the
+//!   other: [`site`] tells it then.
 //!
 //! What must stay true: nothing here waits for an actor where a snapshot is published; only first looks and loads do.
 //! No lock is held over an await. What the kernel may keep for how long is decided in one place, [`freshness`].
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use std::future::Future;
 use std::time::Duration;
 
@@ -186,6 +188,10 @@ pub trait FrontEnd: Send + Sync {
 
     /// Any name may lead somewhere else now.
     fn invalidate_names(&self);
+
+    /// Ends when what it was told up to this call is done, but for what a request under way holds up. It may be in difficulties: who
+    /// waits for this sets himself a limit.
+    fn caught_up(&self) -> BoxFuture<'static, ()>;
 }
 
 /// The operations of a front end. All errors are [`Error`], which knows its errno.

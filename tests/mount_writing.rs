@@ -7,6 +7,8 @@
 mod mount_support;
 mod support;
 
+#[path = "mount_writing/aliases.rs"]
+mod aliases;
 #[path = "mount_writing/attributes.rs"]
 mod attributes;
 #[path = "mount_writing/conflicts.rs"]

@@ -18,18 +18,22 @@
 //!   Older kernels do not know it; there the names wait on.
 //! * A name is made to expire, not thrown out (`FUSE_EXPIRE_ONLY`): what is still the same keeps its place in the kernel, with the
 //!   working directories, open files and mounts below it. Kernels before 6.2 do not look at that flag and throw it out.
-//! * The queue is bounded and coalesced: any number of changes to a node are one message.
+//! * The queue is bounded and coalesced: any number of changes to a node are one message. Who wants to know when what he told is
+//!   written waits with [`FrontEnd::caught_up`], which does not wait for what is held up: he may be a request himself.
 //! * The duplicate keeps the connection alive, so it is closed as soon as the session ends.
 //!
 //! Locks: `state` is held for look-ups and changes of the queue only, never during a write; nothing else is locked meanwhile.
 
 use crate::fuse::requests::Requests;
 use crate::vfs::{FrontEnd, Inode};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Codes of the messages, in place of an error (`fuse_kernel.h`, `enum fuse_notify_code`).
 const INVALIDATE_INODE: i32 = 2;
@@ -75,6 +79,8 @@ struct State {
     names: usize,
     /// Too many names: all of them are to be looked up again.
     everything: bool,
+    /// How often anything was told.
+    told: u64,
     is_closed: bool,
 }
 
@@ -95,9 +101,16 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     requests: Arc<Requests>,
+    /// Up to which of what was told all is written that could be.
+    written: watch::Sender<u64>,
 }
 
 impl Shared {
+    fn new(requests: Arc<Requests>) -> Arc<Shared> {
+        let (state, changed, written) = (Mutex::default(), Condvar::new(), watch::Sender::new(0));
+        Arc::new(Shared { state, changed, requests, written })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in a critical section can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -109,6 +122,7 @@ impl Shared {
             return;
         }
         change(&mut state);
+        state.told += 1;
         drop(state);
         self.changed.notify_one();
     }
@@ -123,7 +137,7 @@ pub struct Notifier {
 impl Notifier {
     /// Starts the thread, which writes to `device` until [`Notifier::close`].
     pub fn start(device: OwnedFd, requests: Arc<Requests>) -> std::io::Result<Notifier> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), requests });
+        let shared = Shared::new(requests);
         let mut writer = Writer { device, shared: shared.clone(), knows_epoch: true, reported: HashSet::new() };
         std::thread::Builder::new().name("notifier".into()).spawn(move || writer.run())?;
         Ok(Notifier { shared })
@@ -134,6 +148,7 @@ impl Notifier {
         let mut state = self.shared.state();
         *state = State { is_closed: true, ..State::default() };
         drop(state);
+        self.shared.written.send_replace(u64::MAX);
         self.shared.changed.notify_all();
     }
 }
@@ -165,6 +180,15 @@ impl FrontEnd for Notifier {
     fn invalidate_names(&self) {
         self.shared.change(State::expire_all);
     }
+
+    fn caught_up(&self) -> BoxFuture<'static, ()> {
+        let (told, mut written) = (self.shared.state().told, self.shared.written.subscribe());
+        async move {
+            // An error: the thread is gone, and nothing will be written any more.
+            let _ = written.wait_for(|written| *written >= told).await;
+        }
+        .boxed()
+    }
 }
 
 /// What the thread is to do next.
@@ -191,17 +215,24 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self) {
-        while let Some(messages) = self.next() {
+        while let Some((messages, told)) = self.next() {
             for message in messages {
                 if !self.write(message) {
+                    self.shared.written.send_replace(u64::MAX);
                     return;
                 }
             }
+            self.has_written(told);
         }
     }
 
-    /// Waits for messages that may be written now; `None` at the end.
-    fn next(&self) -> Option<Vec<Message>> {
+    /// What was told until then is written, as far as it can be.
+    fn has_written(&self, told: u64) {
+        self.shared.written.send_modify(|written| *written = told.max(*written));
+    }
+
+    /// Waits for messages that may be written now, and says how much of what was told they are; `None` at the end.
+    fn next(&self) -> Option<(Vec<Message>, u64)> {
         loop {
             let mut state = self.shared.state();
             while !state.is_closed && state.pending.is_empty() && !state.everything {
@@ -210,11 +241,12 @@ impl Writer {
             if state.is_closed {
                 return None;
             }
-            let messages = self.take(&mut state);
+            let (messages, told) = (self.take(&mut state), state.told);
             if !messages.is_empty() {
-                return Some(messages);
+                return Some((messages, told));
             }
             drop(state);
+            self.has_written(told);
             self.shared.requests.wait(LOOK_AGAIN);
         }
     }
@@ -382,7 +414,7 @@ mod tests {
         let (here, there) = UnixDatagram::pair().expect("a pair of sockets");
         here.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
         let requests = Arc::new(Requests::default());
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), requests: requests.clone() });
+        let shared = Shared::new(requests.clone());
         let mut writer =
             Writer { device: there.into(), shared: shared.clone(), knows_epoch: true, reported: HashSet::new() };
         let notifier = Notifier { shared: shared.clone() };
@@ -396,6 +428,27 @@ mod tests {
         let messages = writer.take(&mut shared.state());
         assert!(messages.into_iter().all(|message| writer.write(message)));
         assert_eq!(offset(receive(&here)), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_what_he_told_waits_for_no_request() {
+        let (notifier, requests, socket) = notifier();
+        notifier.invalidate_node(Inode(9));
+        notifier.invalidate_entry(Inode(7), b"x");
+        notifier.caught_up().await;
+        socket.set_nonblocking(true).expect("a socket");
+        let mut codes = [receive(&socket)[4..8].to_vec(), receive(&socket)[4..8].to_vec()];
+        codes.sort();
+        assert_eq!(codes.concat(), [2u32.to_ne_bytes(), 3u32.to_ne_bytes()].concat(), "written by now");
+        let busy = requests.start(&[Inode(7), Inode(9)]);
+        notifier.invalidate_entry(Inode(7), b"x");
+        notifier.invalidate_node(Inode(9));
+        notifier.caught_up().await;
+        let message = receive(&socket);
+        assert_eq!(i64::from_ne_bytes(message[24..32].try_into().expect("eight bytes")), -1, "its attributes");
+        drop(busy);
+        notifier.close();
+        notifier.caught_up().await;
     }
 
     #[test]

@@ -155,11 +155,14 @@ pub struct Object {
     pub record: ArcSwapOption<RecordText>,
     /// Handles on it.
     readers: AtomicUsize,
-    /// Which content of a file the kernel may have pages of, for files that grew in place.
+    /// Which content of a file the kernel may have pages of, for files that grew in place or were written through another object.
     pub opened: DashMap<u32, u32>,
     users: AtomicI64,
     was_idle: AtomicBool,
 }
+
+/// In place of a version in [`Object::opened`]: the content is another one than the kernel has. No file grows that often.
+const REWRITTEN: u32 = u32::MAX;
 
 /// `users` of an object that has been dropped: so far below zero that no count brings it back.
 const DROPPED: i64 = i64::MIN / 2;
@@ -168,6 +171,19 @@ impl Object {
     /// The names found so far in a magic directory; no lock is held elsewhere while this one is, and no await happens.
     pub fn lock(items: &Mutex<MagicItems>) -> MutexGuard<'_, MagicItems> {
         items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file's content was changed by another way than through this object.
+    pub fn was_rewritten(&self, number: u32) {
+        self.opened.insert(number, REWRITTEN);
+    }
+
+    /// A file is opened that has this version. Has the kernel seen this content before, if it has seen any?
+    pub fn knows(&self, number: u32, version: u32) -> bool {
+        if version == 0 && !self.opened.contains_key(&number) {
+            return true;
+        }
+        self.opened.insert(number, version) == Some(version)
     }
 
     /// Drops the text of a record that was only looked up, with what a manifest takes: whoever opens it looks its name up first, and
@@ -239,6 +255,8 @@ pub struct Objects {
     supervisor: Arc<Supervisor>,
     slots: DashMap<u32, Arc<Object>>,
     doors: DashMap<Inode, u32>,
+    /// The slots of those that show a collection, by its key.
+    collections: DashMap<String, Vec<u32>>,
     next: AtomicU32,
 }
 
@@ -247,7 +265,8 @@ impl Objects {
     pub fn new(supervisor: Arc<Supervisor>, root: Behind) -> Objects {
         let nothing = FixedItem { name: String::new(), node: FixedNode::Text(Bytes::new()) };
         let root = FixedItem { name: String::new(), node: FixedNode::Door(root) };
-        let objects = Objects { supervisor, slots: DashMap::new(), doors: DashMap::new(), next: AtomicU32::new(0) };
+        let (slots, doors, collections) = (DashMap::new(), DashMap::new(), DashMap::new());
+        let objects = Objects { supervisor, slots, doors, collections, next: AtomicU32::new(0) };
         let slot = objects.make(Inode(0), &Behind::Fixed(Arc::new(vec![nothing, root])));
         // Never dropped: the kernel knows the root without ever looking it up.
         slot.0.users.fetch_add(1, Ordering::AcqRel);
@@ -313,6 +332,9 @@ impl Objects {
             was_idle: AtomicBool::new(false),
         });
         self.slots.insert(slot, object.clone());
+        if let Behind::Collection(id) = behind {
+            self.collections.entry(id.clone()).or_default().push(slot);
+        }
         Pinned(object)
     }
 
@@ -332,8 +354,19 @@ impl Objects {
 
     /// The objects that show this collection.
     pub fn of_collection(&self, key: &str) -> Vec<Arc<Object>> {
-        let shows = |object: &Arc<Object>| matches!(&object.content, Content::Collection { id, .. } if id == key);
-        self.slots.iter().filter(|object| shows(object)).map(|object| object.clone()).collect()
+        let slots = self.collections.get(key).map(|slots| slots.clone()).unwrap_or_default();
+        slots.iter().filter_map(|slot| Some(self.slots.get(slot)?.clone())).collect()
+    }
+
+    /// The other objects that show the same collection as this one. Mostly there are none.
+    pub fn others(&self, object: &Object) -> Vec<Arc<Object>> {
+        let Content::Collection { id, .. } = &object.content else { return Vec::new() };
+        if self.collections.get(id).is_none_or(|slots| slots.len() < 2) {
+            return Vec::new();
+        }
+        let mut objects = self.of_collection(id);
+        objects.retain(|it| it.slot != object.slot);
+        objects
     }
 
     /// The objects that show this listing.
@@ -364,6 +397,13 @@ impl Objects {
             if object.users.compare_exchange(0, DROPPED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 self.slots.remove(&object.slot);
                 self.doors.remove_if(&object.door, |_, slot| *slot == object.slot);
+                if let Content::Collection { id, .. } = &object.content {
+                    self.collections.alter(id, |_, mut slots| {
+                        slots.retain(|slot| *slot != object.slot);
+                        slots
+                    });
+                    self.collections.remove_if(id, |_, slots| slots.is_empty());
+                }
             }
         }
         self.slots.len()
@@ -425,6 +465,17 @@ mod tests {
         object.sweep_record();
         object.sweep_record();
         assert!(object.record.load().is_none());
+    }
+
+    #[test]
+    fn pages_are_kept_as_long_as_they_are_of_the_newest_content() {
+        let object = object();
+        assert!(object.knows(5, 0) && object.knows(5, 0) && object.opened.is_empty(), "a file that never changed");
+        assert!(!object.knows(5, 1) && object.knows(5, 1), "it grew");
+        object.was_rewritten(5);
+        assert!(!object.knows(5, 1) && object.knows(5, 1));
+        object.was_rewritten(6);
+        assert!(!object.knows(6, 0) && object.knows(6, 0), "written elsewhere for the first time");
     }
 
     #[test]

@@ -112,6 +112,16 @@ impl Site {
         }
     }
 
+    /// May the kernel use the pages that it has of a file? A file whose content was replaced has another number; one that grew in
+    /// place has the same, and so has one that is written here. What is written through the object itself is in its pages.
+    fn pages(&self, object: &Object, state: &CollectionState, number: u32) -> PageCache {
+        // Somebody may be about to write to it at another place of the tree, which he does not tell before he closes it.
+        if state.draft(number).is_some_and(|draft| draft.is_changed()) && !self.objects.others(object).is_empty() {
+            object.was_rewritten(number);
+        }
+        if object.knows(number, state.version(number)) { PageCache::Keep } else { PageCache::Drop }
+    }
+
     /// What is behind a node of an object that is no collection: `Some(None)` for a file, `None` if there is no such node.
     fn behind(&self, object: &Object, number: u32) -> Option<Option<Behind>> {
         let of_fixed = |items: &[FixedItem]| match &items.get(number as usize)?.node {
@@ -267,7 +277,7 @@ impl FileSystem for Site {
                     return Err(Error::Stale);
                 }
                 let attributes = self.node_attributes(&object, &state, node);
-                let pages = pages(&object, &state, inode.number());
+                let pages = self.pages(&object, &state, inode.number());
                 cell.shared().open.add(inode.number());
                 cell.shared().unseen.see(inode.number());
                 let file = OpenFile { inode, object, state, node, attributes, writer: None };
@@ -381,15 +391,4 @@ impl FileSystem for Site {
         let files = u64::from(u32::MAX);
         Totals { block_size, blocks, free_blocks: blocks, files, free_files: files, longest_name: 255 }
     }
-}
-
-/// May the kernel use the pages that it has of a file? A file whose content was replaced has another number; one that grew in
-/// place has the same, and then it depends on whether the kernel has seen this content before.
-fn pages(object: &Object, state: &CollectionState, number: u32) -> PageCache {
-    let version = state.version(number);
-    if version == 0 {
-        return PageCache::Keep;
-    }
-    let before = object.opened.insert(number, version);
-    if before == Some(version) { PageCache::Keep } else { PageCache::Drop }
 }

@@ -10,7 +10,8 @@
 //! | close | on the server | in the journal | in the journal |
 //! | fsync | on the server | on the server | in the journal, on the disk |
 
-use super::{Directory, Site, pages};
+use super::telling::of_name;
+use super::{Directory, Site};
 use crate::actors;
 use crate::actors::collection::draft::Draft;
 use crate::actors::collection::moving::Transit;
@@ -19,6 +20,7 @@ use crate::actors::collection::placing::Moved;
 use crate::actors::collection::saving::{Files, Need, SyncMode};
 use crate::actors::collection::{CollectionCell, CollectionState, Kind as CollectionKind, Writing};
 use crate::actors::listing::{Item, ListingCell, Source, Target};
+use crate::actors::news;
 use crate::dirty::Place;
 use crate::keep::manifest::{MAX_NAME_LENGTH, NameProblem, check_new_name};
 use crate::tree::NodeId;
@@ -114,8 +116,10 @@ impl Site {
                 check_new_name(name, node == NodeId::ROOT)?;
                 let number = state.number(node);
                 let operation = Operation::Make { parent: number, name: name.to_vec(), is_directory, open: false };
-                let applied = self.supervisor.apply(&cell, operation, Need::Journal).await?;
-                let entry = self.entry_of(&object, &applied)?;
+                let applied = self.supervisor.apply(&cell, operation, Need::Journal).await;
+                // Also what cannot be kept as was promised is to be seen.
+                self.tell_others(&object, &of_name(number, name)).await;
+                let entry = self.entry_of(&object, &applied?)?;
                 self.objects.remember(object.slot);
                 Ok(entry)
             }
@@ -152,15 +156,14 @@ impl Site {
             Spot::Project { .. } => return Err(Error::NotSupported),
         };
         check_new_name(name, node == NodeId::ROOT)?;
-        let operation =
-            Operation::Make { parent: state.number(node), name: name.to_vec(), is_directory: false, open: true };
+        let parent = state.number(node);
+        let operation = Operation::Make { parent, name: name.to_vec(), is_directory: false, open: true };
         let applied = match self.supervisor.apply(&cell, operation, Need::Nothing).await {
             Ok(applied) => applied,
             Err(actors::Error::Exists) if !exclusive => {
                 // A node of one state is none of another, a number is.
-                let number = state.number(node);
                 let state = self.supervisor.collection_state(&cell, false).await?;
-                let directory = state.node(number).ok_or(Error::Stale)?;
+                let directory = state.node(parent).ok_or(Error::Stale)?;
                 let found = state.snapshot.lookup(directory, name).ok_or(Error::Stale)?;
                 let inode = Inode::new(object.slot, state.number(found));
                 let opened = self.open_for_writing(object, &cell, inode, access).await?;
@@ -176,6 +179,7 @@ impl Site {
             }
             Err(error) => return Err(error.into()),
         };
+        self.tell_others(&object, &of_name(parent, name)).await;
         let entry = self.entry_of(&object, &applied)?;
         self.objects.remember(object.slot);
         let opened = self.opened(object, &applied, true)?;
@@ -207,6 +211,9 @@ impl Site {
             {
                 writer.has_written.store(true, Ordering::Release);
             }
+            if let Some(object) = self.objects.get(inode.slot()) {
+                self.tell_written(&object, inode.number()).await;
+            }
         }
         Ok(opened)
     }
@@ -225,7 +232,7 @@ impl Site {
             cell.shared().open.add(applied.number);
         }
         // What was written through the kernel is not lost if it drops its pages: it writes changed ones first.
-        let pages = pages(&object, &applied.state, applied.number);
+        let pages = self.pages(&object, &applied.state, applied.number);
         let file = OpenFile { inode, object, state: applied.state.clone(), node, attributes, writer };
         Ok(Opened { handle: self.handles.add(Open::File(file)), pages })
     }
@@ -296,6 +303,10 @@ impl Site {
             self.supervisor.collection_state(cell, false).await?;
             self.supervisor.apply(cell, Operation::SetModified { number, time }, Need::Nothing).await?;
         }
+        match change.size {
+            Some(_) => self.tell_written(&object, number).await,
+            None => self.tell_others(&object, &[news::Change::Node(number)]).await,
+        }
         self.attributes(inode).await
     }
 
@@ -353,11 +364,23 @@ impl Site {
         Ok(())
     }
 
+    /// Tells of what was written through a handle and is not told yet. Before it is saved: here it is to be seen already.
+    async fn tell_unflushed(&self, handle: Handle) {
+        if let Some(open) = self.handles.get(handle)
+            && let Open::File(OpenFile { inode, object, writer: Some(writer), .. }) = open.as_ref()
+            && writer.is_unflushed()
+        {
+            self.tell_written(object, inode.number()).await;
+        }
+    }
+
     pub(super) async fn flush_file(&self, handle: Handle) -> Result<(), Error> {
+        self.tell_unflushed(handle).await;
         self.save_file(handle, self.need_of_close(), false).await
     }
 
     pub(super) async fn sync_file(&self, handle: Handle) -> Result<(), Error> {
+        self.tell_unflushed(handle).await;
         self.save_file(handle, self.need_of_sync(), true).await
     }
 
@@ -372,6 +395,7 @@ impl Site {
     }
 
     pub(super) async fn release_file(&self, handle: Handle) {
+        self.tell_unflushed(handle).await;
         let Some(open) = self.handles.remove(handle) else { return };
         let Open::File(file) = open.as_ref() else { return };
         let Content::Collection { cell, .. } = &file.object.content else { return };
@@ -389,9 +413,14 @@ impl Site {
 
     pub(super) async fn remove(&self, parent: Inode, name: &[u8], is_directory: bool) -> Result<(), Error> {
         match self.place(parent).await? {
-            Spot::Collection { cell, state, node, .. } => {
-                let operation = Operation::Remove { parent: state.number(node), name: name.to_vec(), is_directory };
-                self.supervisor.apply(&cell, operation, self.need_of_names()).await.map(drop).map_err(gone_is_stale)
+            Spot::Collection { object, cell, state, node } => {
+                let parent = state.number(node);
+                let operation = Operation::Remove { parent, name: name.to_vec(), is_directory };
+                let removed = state.snapshot.lookup(node, name).map(|node| news::Change::Node(state.number(node)));
+                let result = self.supervisor.apply(&cell, operation, self.need_of_names()).await;
+                let changes: Vec<_> = of_name(parent, name).into_iter().chain(removed).collect();
+                self.tell_others(&object, &changes).await;
+                result.map(drop).map_err(gone_is_stale)
             }
             Spot::Project { cell, .. } => {
                 let item = self.supervisor.find(&cell, name).await?.ok_or(Error::NotFound)?;
@@ -416,18 +445,31 @@ impl Site {
         let (source, target) = (self.place(from).await?, self.place(to).await?);
         match (source, target) {
             (
-                Spot::Collection { cell, state, node, .. },
-                Spot::Collection { cell: to_cell, state: to_state, node: to_node, .. },
+                Spot::Collection { object, cell, state, node },
+                Spot::Collection { object: to_object, cell: to_cell, state: to_state, node: to_node },
             ) => {
                 check_new_name(new_name, to_node == NodeId::ROOT)?;
                 let (to_inode, from, to) = (to, state.number(node), to_state.number(to_node));
                 if Arc::ptr_eq(&cell, &to_cell) {
+                    let moved = state.snapshot.lookup(node, name).map(|node| state.number(node));
+                    let replaced = to_state.snapshot.lookup(to_node, new_name).map(|node| to_state.number(node));
                     let (name, new_name) = (name.to_vec(), new_name.to_vec());
+                    let names = of_name(from, &name).into_iter().chain(of_name(to, &new_name));
+                    let changes: Vec<_> =
+                        names.chain(moved.into_iter().chain(replaced).map(news::Change::Node)).collect();
                     let operation = Operation::Rename { from, name, to, new_name, keep };
-                    let need = self.need_of_names();
-                    return self.supervisor.apply(&cell, operation, need).await.map(drop).map_err(gone_is_stale);
+                    let result = self.supervisor.apply(&cell, operation, self.need_of_names()).await;
+                    match object.slot == to_object.slot {
+                        true => self.tell_others(&object, &changes).await,
+                        // From one place of the collection to another: the front end takes what it moved for the node that it was.
+                        false => self.tell_of(&self.objects.of_collection(cell.key()), &changes).await,
+                    }
+                    return result.map(drop).map_err(gone_is_stale);
                 }
-                self.move_between((&cell, from, name), (&to_cell, to, to_inode, new_name), keep).await
+                let result = self.move_between((&cell, from, name), (&to_cell, to, to_inode, new_name), keep).await;
+                self.tell_others(&object, &of_name(from, name)).await;
+                self.tell_others(&to_object, &of_name(to, new_name)).await;
+                result
             }
             (Spot::Project { cell, .. }, Spot::Project { cell: to_cell, uuid, .. }) => {
                 let item = self.supervisor.find(&cell, name).await?.ok_or(Error::NotFound)?;
