@@ -284,7 +284,8 @@ pub trait FileSystem: Send + Sync + 'static {
         keep: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Opens a directory; the listing that its handle shows does not change until it is closed or read from the beginning again.
+    /// Opens a directory. The listing that its handle shows is that of when it was last read from the beginning, and does not change
+    /// until it is closed or read from there again.
     fn opendir(&self, inode: Inode) -> impl Future<Output = Result<Handle, Error>> + Send;
 
     /// The names after `offset` (0: from the beginning), `.` and `..` not among them.

@@ -91,6 +91,12 @@ impl Error {
             Error::Cache(cache::Error::Remote(error)) => Some(error),
             Error::Cache(_) | Error::Panicked => None,
             Error::Actor(actors::Error::Manifest { .. } | actors::Error::Failed(_) | actors::Error::Journal(_)) => None,
+            // Who asks for a size that cannot be has his answer; a file that cannot be saved is another matter.
+            Error::Actor(actors::Error::Dirty(dirty::Error::TooLarge { .. }))
+                if ["write", "setattr"].contains(&operation) =>
+            {
+                return;
+            }
             Error::Actor(actors::Error::Dirty(error)) => {
                 // Its message begins with the phrase that callers look for when it comes from Keep.
                 tracing::error!("{error}: {operation} of inode {}", inode.0);
