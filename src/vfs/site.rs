@@ -3,8 +3,8 @@
 //! Each operation goes the same way: the inode's slot gives the object, the object's published snapshot gives the rest. Only
 //! where nothing is published yet, where a name was never looked up, or where what is published is known to be old and
 //! somebody enters the directory, an actor is asked. The parts: [`looking`] for names, [`attributes`] of nodes, [`listing`]
-//! of directories, [`reading`] of files, [`changing`] of all of them, [`record`] files, [`telling`] the front end what is not as
-//! it was.
+//! of directories, [`reading`] of files, [`changing`] of all of them, [`moving`] what has a name, [`record`] files, [`telling`] the
+//! front end what is not as it was.
 
 use crate::actors::Supervisor;
 use crate::actors::collection::{CollectionState, Kind as CollectionKind};
@@ -27,6 +27,7 @@ mod attributes;
 mod changing;
 mod listing;
 mod looking;
+mod moving;
 mod reading;
 mod record;
 mod telling;

@@ -1,4 +1,4 @@
-//! Changing names, and the content of files.
+//! Changing names, and the content of files; [`moving`](super::moving) has what is moved.
 //!
 //! What is inside a collection goes to its actor; in a project there are collections, each of which is one request; everywhere
 //! else nothing can be changed. Which promise an operation keeps before it returns is decided here, from `--sync`:
@@ -14,9 +14,7 @@ use super::telling::of_name;
 use super::{Directory, Site};
 use crate::actors;
 use crate::actors::collection::draft::Draft;
-use crate::actors::collection::moving::Transit;
 use crate::actors::collection::operation::{Applied, Operation};
-use crate::actors::collection::placing::Moved;
 use crate::actors::collection::saving::{Files, Need, SyncMode};
 use crate::actors::collection::{CollectionCell, CollectionState, Kind as CollectionKind, Writing};
 use crate::actors::listing::{Item, ListingCell, Source, Target};
@@ -31,15 +29,9 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
-/// How often a move is tried while somebody may just be closing what is moved: for half a second.
-const CLOSING: u32 = 50;
-/// How often a move is tried while what is moved is being changed. Each time takes a save of the target or a record in its journal.
-const CHANGING: u32 = 20;
 
 /// Where something is to be changed.
-enum Spot {
+pub(super) enum Spot {
     Collection { object: Pinned, cell: Arc<CollectionCell>, state: Arc<CollectionState>, node: NodeId },
     Project { object: Pinned, cell: Arc<ListingCell>, uuid: String },
 }
@@ -55,7 +47,7 @@ impl Site {
     }
 
     /// What an operation on names promises.
-    fn need_of_names(&self) -> Need {
+    pub(super) fn need_of_names(&self) -> Need {
         match self.supervisor.environment().writing.as_ref().map(|writing| writing.sync) {
             Some(SyncMode::Close) => Need::Server,
             _ => Need::Journal,
@@ -75,7 +67,7 @@ impl Site {
 
     /// The directory `parent` as a place for changes (arv-mount.md 3.1: EROFS in a mount that cannot write, EPERM where
     /// nothing can be written).
-    async fn place(&self, parent: Inode) -> Result<Spot, Error> {
+    pub(super) async fn place(&self, parent: Inode) -> Result<Spot, Error> {
         self.writing()?;
         match self.directory(parent, false).await? {
             Directory::Inside { object, state, node } => {
@@ -433,117 +425,6 @@ impl Site {
             }
         }
     }
-
-    pub(super) async fn move_name(
-        &self,
-        from: Inode,
-        name: &[u8],
-        to: Inode,
-        new_name: &[u8],
-        keep: bool,
-    ) -> Result<(), Error> {
-        let (source, target) = (self.place(from).await?, self.place(to).await?);
-        match (source, target) {
-            (
-                Spot::Collection { object, cell, state, node },
-                Spot::Collection { object: to_object, cell: to_cell, state: to_state, node: to_node },
-            ) => {
-                check_new_name(new_name, to_node == NodeId::ROOT)?;
-                let (to_inode, from, to) = (to, state.number(node), to_state.number(to_node));
-                if Arc::ptr_eq(&cell, &to_cell) {
-                    let moved = state.snapshot.lookup(node, name).map(|node| state.number(node));
-                    let replaced = to_state.snapshot.lookup(to_node, new_name).map(|node| to_state.number(node));
-                    let (name, new_name) = (name.to_vec(), new_name.to_vec());
-                    let names = of_name(from, &name).into_iter().chain(of_name(to, &new_name));
-                    let changes: Vec<_> =
-                        names.chain(moved.into_iter().chain(replaced).map(news::Change::Node)).collect();
-                    let operation = Operation::Rename { from, name, to, new_name, keep };
-                    let result = self.supervisor.apply(&cell, operation, self.need_of_names()).await;
-                    match object.slot == to_object.slot {
-                        true => self.tell_others(&object, &changes).await,
-                        // From one place of the collection to another: the front end takes what it moved for the node that it was.
-                        false => self.tell_of(&self.objects.of_collection(cell.key()), &changes).await,
-                    }
-                    return result.map(drop).map_err(gone_is_stale);
-                }
-                let result = self.move_between((&cell, from, name), (&to_cell, to, to_inode, new_name), keep).await;
-                self.tell_others(&object, &of_name(from, name)).await;
-                self.tell_others(&to_object, &of_name(to, new_name)).await;
-                result
-            }
-            (Spot::Project { cell, .. }, Spot::Project { cell: to_cell, uuid, .. }) => {
-                let item = self.supervisor.find(&cell, name).await?.ok_or(Error::NotFound)?;
-                if !matches!(item.target, Target::Collection(_)) {
-                    return Err(Error::NotWritable);
-                }
-                if self.supervisor.find(&to_cell, new_name).await?.is_some() {
-                    return Err(if keep { Error::Exists } else { Error::NotWritable });
-                }
-                let text = check_collection_name(new_name)?;
-                Ok(self.supervisor.move_collection((&cell, &item), (&uuid, &to_cell), text).await?)
-            }
-            _ => Err(Error::CrossDevice),
-        }
-    }
-
-    /// From one collection to another: first it is there, then it is not here any more, so that a crash in between leaves two
-    /// and never none. Each is saved by itself: the collection that it leaves does not save that before the other has saved it
-    /// ([`Transit`]). Bytes are not moved.
-    async fn move_between(
-        &self,
-        (cell, from, name): (&Arc<CollectionCell>, u32, &[u8]),
-        (to_cell, to, to_inode, new_name): (&Arc<CollectionCell>, u32, Inode, &[u8]),
-        keep: bool,
-    ) -> Result<(), Error> {
-        let result = self.place_and_take((cell, from, name), (to_cell, to, new_name), keep).await;
-        // The front end takes what it moved for the node that it was; and where it could not be taken away, the name is there all
-        // the same.
-        if let Some(front_end) = self.front_end.get() {
-            front_end.invalidate_entry(to_inode, new_name);
-        }
-        result.map_err(gone_is_stale)
-    }
-
-    async fn place_and_take(
-        &self,
-        (cell, from, name): (&Arc<CollectionCell>, u32, &[u8]),
-        (to_cell, to, new_name): (&Arc<CollectionCell>, u32, &[u8]),
-        keep: bool,
-    ) -> Result<(), actors::Error> {
-        let (mut closing, mut changing) = (0, 0);
-        let mut placed = None;
-        loop {
-            let state = self.supervisor.collection_state(cell, false).await?;
-            // The kernel may take it for the folder that it was, see `move_between`.
-            let is_linked = |node: &NodeId| state.snapshot.is_linked(*node);
-            let directory = state.node(from).filter(is_linked).ok_or(actors::Error::Gone)?;
-            let node = state.snapshot.lookup(directory, name).ok_or(actors::Error::NotFound)?;
-            let moved = Moved::new(state.clone(), node, Transit::between(cell, to_cell));
-            let place = Operation::Place {
-                parent: to,
-                name: new_name.to_vec(),
-                moved: moved.clone(),
-                keep,
-                placed: placed.clone(),
-            };
-            match self.supervisor.apply(to_cell, place, self.need_of_names()).await {
-                Ok(applied) => placed = Some((applied.number, moved.clone())),
-                // The kernel tells that a file is not open any more some time after `close` has returned.
-                Err(actors::Error::CrossDevice) if closing < CLOSING => {
-                    closing += 1;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            }
-            let take = Operation::Take { parent: from, name: name.to_vec(), moved };
-            match self.supervisor.apply(cell, take, self.need_of_names()).await {
-                // Another client has changed it since, or somebody here.
-                Err(actors::Error::Busy) if changing < CHANGING => changing += 1,
-                result => return result.map(drop),
-            }
-        }
-    }
 }
 
 /// Where a write goes; `append` as in [`crate::vfs::FileSystem::write`].
@@ -555,7 +436,7 @@ fn place(destination: Destination) -> Place {
 }
 
 /// A name that the server takes for a collection: at most 255 characters (a column's width, not bytes), protocol.md 4.2.
-fn check_collection_name(name: &[u8]) -> Result<&str, Error> {
+pub(super) fn check_collection_name(name: &[u8]) -> Result<&str, Error> {
     let text = std::str::from_utf8(name).map_err(|_| NameProblem::NotUtf8)?;
     if text.chars().count() > MAX_NAME_LENGTH {
         return Err(NameProblem::TooLong.into());
@@ -571,7 +452,7 @@ fn is_removed_draft(cell: &CollectionCell, number: u32) -> bool {
 }
 
 /// A collection that was there and cannot be found any more is no missing file.
-fn gone_is_stale(error: actors::Error) -> Error {
+pub(super) fn gone_is_stale(error: actors::Error) -> Error {
     if error.is_not_found() {
         return Error::Stale;
     }
