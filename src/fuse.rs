@@ -248,20 +248,14 @@ impl Mounted {
         }
     }
 
-    /// Serves nobody any more: whoever still uses it gets an error, and nothing else is promised to anybody.
-    pub async fn stop(&mut self) {
-        if self.has_ended {
-            return;
-        }
-        // First of all, as long as the number is ours: an operation that is under way keeps the connection, and with it everybody
-        // who waits for an answer.
-        if let Some(minor) = self.minor {
-            mountpoint::abort(minor);
-        }
-        self.session.abort();
-        let _ = (&mut self.session).await;
-        self.has_ended = true;
-        self.notifier.close();
+    /// Serves nobody any more: whoever still uses it gets an error, and nothing else is promised to anybody. `false`: the connection
+    /// cannot be aborted (no fusectl, or it is not ours to use).
+    ///
+    /// The session ends by that. It must not be broken off: the crate would then unmount what is at the path, which may be a
+    /// successor by now.
+    pub async fn stop(&mut self) -> bool {
+        let is_aborted = self.has_ended || self.minor.is_some_and(mountpoint::abort);
+        is_aborted && tokio::time::timeout(ABORTED, self.ended()).await.is_ok()
     }
 
     async fn fusermount(&self, options: &'static [&'static str]) -> bool {
@@ -302,6 +296,9 @@ impl Drop for Mounted {
 fn escape(value: &str) -> String {
     value.replace('\\', r"\\").replace(',', r"\,")
 }
+
+/// How long a session may take to notice that its connection is aborted: it wakes up by that.
+const ABORTED: Duration = Duration::from_secs(1);
 
 /// Only one mount of a process is made at a time, because on older kernels a session's descriptor is known by being new. Held
 /// over the start of `fusermount3`, which waits for nobody that could want this lock.

@@ -100,7 +100,7 @@ fn file_that_another_client_puts_into_a_folder_that_is_being_made_here_is_kept_o
         until("the mount to listen", || fixture.control("ws", json!({}))["connections"] == 1);
         fixture.control("config", json!({"PreserveVersionIfIdle": 3600}));
         save(&path.join("own"), b"own").unwrap();
-        let slow = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "delay": 1.5, "times": 1});
+        let slow = json!({"method": ["PUT", "PATCH"], "path": fixture.made.uuid, "delay": 5, "times": 1});
         fixture.control("faults", json!({"api": [slow]}));
         let since = fixture.sequence();
         std::thread::scope(|scope| {

@@ -56,6 +56,7 @@ impl CollectionActor {
         context.spawn(work.into_actor(self).map(|result, actor, context| match result {
             Ok(()) => {
                 actor.local.bringing = Bringing::Done;
+                actor.local.is_overdue = actor.is_looking();
                 actor.save(context);
             }
             Err(error) => {

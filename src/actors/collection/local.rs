@@ -49,7 +49,7 @@ pub(super) struct Local {
     pub(super) last: Option<(Duration, usize)>,
     pub(super) timer: Option<(SpawnHandle, Instant)>,
     pub(super) pauses: u32,
-    /// The time of a save has come while something else was under way.
+    /// The time of a save has come while it was being looked what others have saved.
     pub(super) is_overdue: bool,
     pub(super) failures: u32,
     pub(super) refusals: u32,
@@ -57,6 +57,8 @@ pub(super) struct Local {
     pub(super) refused: Option<(Instant, Error)>,
     /// Saves of which it is not known whether they arrived.
     pub(super) sent: Unknown,
+    /// An event may be of one of them: since then nobody has looked.
+    pub(super) has_heard: bool,
     /// A timer runs after which nobody waits for them any more.
     pub(super) rests_later: bool,
     /// What a save under way has brought to the server.

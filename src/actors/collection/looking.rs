@@ -4,10 +4,10 @@
 //! them share one look ([`fetch`](super::fetch)), which is not begun while a save or a merge is under way
 //! ([`saving`](super::saving)). What it brings is published as it is where nothing was changed here, and merged otherwise.
 
-use crate::actors::collection::CollectionActor;
 use crate::actors::collection::fetch::{Fetch, Fetched};
 use crate::actors::collection::numbers::Numbers;
 use crate::actors::collection::state::{Base, CollectionState};
+use crate::actors::collection::{CollectionActor, sent};
 use crate::actors::work::Work;
 use crate::actors::{Error, news};
 use crate::remote::api::{Collection, Record};
@@ -37,6 +37,7 @@ impl CollectionActor {
             return;
         }
         self.fetched = Instant::now();
+        self.local.has_heard = false;
         let epoch = self.refresh.begin(Instant::now());
         self.cell.begin();
         let known = self.cell.load();
@@ -101,7 +102,7 @@ impl CollectionActor {
     /// What was asked for is there. If others have asked too late for it, the next look follows, but a save that is due comes first.
     pub(super) fn was_refreshed(&mut self, result: Result<Arc<CollectionState>, Error>, context: &mut Context<Self>) {
         self.set_timer(context);
-        let is_marked = result.as_ref().is_ok_and(|state| state.is_marked(&self.cell));
+        let is_marked = result.as_ref().is_ok_and(|state| self.is_behind(state));
         let is_waited_for = self.refresh.tell(&result);
         self.save_in_turn(context);
         if is_waited_for {
@@ -159,6 +160,9 @@ impl CollectionActor {
             let is_sound = is_sound || (is_known && was.is_sound);
             Arc::new(Base { record: record.clone(), snapshot, is_whole: true, is_own, is_sound })
         };
+        if is_known {
+            sent::forget_lost(&mut self.local.sent, Instant::now());
+        }
         let Some(content) = content else {
             next.base = base(was.snapshot.clone());
             next.record = record;
@@ -221,7 +225,7 @@ impl CollectionActor {
     pub(super) fn look_soon(&mut self, context: &mut Context<Self>) {
         let pause = PACE.saturating_sub(self.fetched.elapsed()).max(JITTER.mul_f64(rand::random()));
         context.run_later(pause, |actor, context| {
-            if !actor.yields() && actor.cell.load().is_some_and(|state| state.is_marked(&actor.cell)) {
+            if !actor.yields() && actor.cell.load().is_some_and(|state| actor.is_behind(&state)) {
                 actor.fetch(context);
             }
         });
@@ -256,16 +260,22 @@ impl CollectionActor {
         }
         self.look_at_moves(context);
         let Some(state) = self.cell.load() else { return };
+        // The event of a save of ours tells nothing new, but where its answer was lost.
+        self.local.has_heard |= !self.local.sent.is_empty();
         if self.is_busy() || !self.refresh.may_try(Instant::now()) {
             self.cell.begin();
             return;
         }
-        if self.cell.is_wanted() || !self.local.sent.is_empty() {
-            // The event of a save of ours tells nothing new, but where its answer was lost.
+        if self.cell.is_wanted() {
             self.fetch(context);
-        } else if state.is_marked(&self.cell) && self.cell.is_used() {
+        } else if self.is_behind(&state) && self.cell.is_used() {
             self.look_soon(context);
         }
+    }
+
+    /// Has anything been told that nobody has looked at?
+    pub(super) fn is_behind(&self, state: &CollectionState) -> bool {
+        self.local.has_heard || state.is_marked(&self.cell)
     }
 }
 

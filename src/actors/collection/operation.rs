@@ -248,7 +248,7 @@ impl CollectionActor {
                     }
                     None => return Err(Error::Gone),
                 };
-                if !known.is_open() && !is_on_server(&edit, node) {
+                if !known.is_open() && !self.is_aside(&edit, node) && !is_on_server(&edit, node) {
                     // Its old name, if it was moved here, goes with the next save and the next record. Both leave out what is half
                     // written, unless it was promised.
                     known.promise();
@@ -356,6 +356,11 @@ impl CollectionActor {
             self.hold_back(&before, &path, &transit);
         }
         Ok((Applied { number, draft, state }, paths))
+    }
+
+    /// Is it not saved for now? Then what is half written is not, either.
+    fn is_aside(&self, edit: &Edit, node: NodeId) -> bool {
+        edit.snapshot().is_linked(node) && self.local.aside.covers(&edit.snapshot().path(node))
     }
 
     /// What somebody writes to who does not know yet that another client has changed it stays where it is.

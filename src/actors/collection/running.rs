@@ -180,7 +180,7 @@ impl CollectionActor {
         self.advance(context);
         self.fold_when_worth(context);
         // What events told meanwhile was not looked at.
-        if self.cell.is_used() && self.cell.load().is_some_and(|state| state.is_marked(&self.cell)) {
+        if self.cell.is_used() && self.cell.load().is_some_and(|state| self.is_behind(&state)) {
             self.look_soon(context);
         }
     }

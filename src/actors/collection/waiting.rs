@@ -62,8 +62,8 @@ impl CollectionActor {
         self.fail_when_safe(now, error.clone(), context);
     }
 
-    /// Those who wait for one of these files, which was not saved, wait for what was changed since: it has another name by now, or
-    /// they would have been told.
+    /// Those who wait for one of these files, which was not saved, and were not told why, wait for what was changed since: it has
+    /// another name by now, or was changed once more.
     pub(super) fn put_off_waiters_of(&mut self, files: &[u32]) {
         for waiter in &mut self.local.waiters {
             if matches!(waiter.waits, Waits::File(number) if files.contains(&number)) {

@@ -101,8 +101,8 @@ pub(super) struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// Unmounts. Who still has something open keeps the session alive for the limit; then it ends with the process, and they
-    /// see that the file system is gone.
+    /// Unmounts. Who still has something open keeps the session alive for the limit; then it ends, and they see that the file system
+    /// is gone.
     pub(super) async fn leave(&mut self, mounted: &mut Mounted) {
         self.save(false).await;
         if !mounted.unmount().await {
@@ -112,11 +112,13 @@ impl Ending<'_> {
         }
         if tokio::time::timeout(self.limit, mounted.ended()).await.is_err() {
             tracing::warn!(mount = %mounted.path().display(), "still in use: ending it nevertheless");
-            mounted.stop().await;
+            if !mounted.stop().await {
+                tracing::warn!(mount = %mounted.path().display(), "its users go on until the process ends");
+            }
         }
     }
 
-    /// Saves what is left after the last user is gone. `false`: something could not be saved.
+    /// Saves what is left when nobody is served any more. `false`: something could not be saved.
     pub(super) async fn finish(mut self) -> bool {
         let is_saved =
             self.save(true).await || self.given_up.is_some() && self.supervisor.unsaved_collections().is_empty();
