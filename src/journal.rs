@@ -245,17 +245,17 @@ impl Journal {
     fn confirm(&self, (file, wanted): (&File, u64), sequence: Option<Sequence>) -> Result<(), Error> {
         // One after the other: the kernel tells of a page that it could not write only once, and whoever asks next must hear of it, too.
         let _alone = self.confirming.lock().unwrap_or_else(PoisonError::into_inner);
-        let writes = {
+        let (writes, before) = {
             let log = self.log();
             if log.has_synced(file, wanted) {
                 return Ok(());
             }
-            log.writes()
+            (log.writes(), log.collections())
         };
         match file.sync_data() {
             Ok(()) => {
                 let mut log = self.log();
-                log.was_synced(file, writes);
+                log.was_synced(file, writes, before);
                 log.regain_trust()
             }
             Err(source) => {
@@ -279,6 +279,14 @@ impl Journal {
     /// Errors: as [`Journal::append`]; then such a replay may keep what is ours twice, and nothing is lost.
     pub fn sent(&self, collection: &str, save: &Sent) -> Result<(), Error> {
         self.log().send(collection, save)
+    }
+
+    /// Brings to the disk what was noted of saves, if the disk has records of the collection: after a power failure they would undo
+    /// what saves have changed since. That is so where somebody has relied on the disk; others wait for nothing.
+    ///
+    /// Errors: as [`Journal::sync`].
+    pub fn secure_sent(&self, collection: &str) -> Result<(), Error> {
+        if self.log().is_on_disk(collection) { self.sync() } else { Ok(()) }
     }
 
     /// The last save of the collection that was sent has reached the server; what was sent before and did not will never.

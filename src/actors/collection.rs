@@ -165,12 +165,13 @@ impl Keeper for CollectionActor {
     fn new(environment: Arc<Environment>, cell: Arc<CollectionCell>) -> CollectionActor {
         let mut local = Local::default();
         let is_unsaved = cell.load().is_some_and(|state| state.is_unsaved());
+        let journal = environment.writing.as_ref().and_then(|writing| writing.journal.as_ref());
+        let (state, last) = journal.map(|journal| journal.reach(cell.key())).unwrap_or_default();
+        local.count_from(state, !is_unsaved);
         if is_unsaved {
             // An actor before this one failed: what it had not saved is found by comparing everything.
             let everything: Touched = [(&b""[..], Depth::Tree)].into_iter().collect();
-            if let Some(journal) = environment.writing.as_ref().and_then(|writing| writing.journal.as_ref()) {
-                local.go_on(journal.reach(cell.key()), &everything);
-            }
+            local.go_on(last, &everything);
             local.adopt(everything);
         }
         let moves = &cell.shared().moves;

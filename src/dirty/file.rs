@@ -126,6 +126,16 @@ impl DirtyFile {
         state.generation += 1;
     }
 
+    /// Was a record that speaks of its backing file to be on the disk?
+    pub fn is_durable(&self) -> bool {
+        self.state().is_durable
+    }
+
+    /// It takes the place of such a file: if its record came to the disk before its bytes, neither would be there.
+    pub fn be_durable(&self) {
+        self.state().is_durable = true;
+    }
+
     /// Something of it is not in Keep.
     pub fn is_local(&self) -> bool {
         self.state().extents.any(|source| !matches!(source, Source::Stored { .. }))

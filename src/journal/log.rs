@@ -17,7 +17,7 @@ use super::place;
 use super::record::{BEGINNING, Record, decode, encode, encode_together};
 use super::replay::{Files, Pending};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -58,6 +58,8 @@ pub(super) struct Log {
     /// How often something was written to the file, and what of that is on the disk.
     writes: u64,
     synced: u64,
+    /// The collections of which the disk has records. It may not know that they are settled.
+    on_disk: BTreeSet<String>,
     /// Nothing may be taken away: something in the log could not be read, nor kept in another place.
     frozen: bool,
     /// After a rewrite that failed: not again before the log has this length.
@@ -141,6 +143,7 @@ impl Log {
             collection.open = sent.iter().filter(|save| !save.has_arrived).count();
             collection.state = sent.iter().map(|save| save.state).fold(collection.state, u64::max);
         }
+        let on_disk = pending.collections.keys().cloned().collect();
         Log {
             folder: folder.to_owned(),
             file: Arc::new(file),
@@ -155,6 +158,7 @@ impl Log {
             distrusted: false,
             writes: 0,
             synced: 0,
+            on_disk,
             frozen: false,
             rewrite_at: 0,
         }
@@ -175,11 +179,18 @@ impl Log {
         std::ptr::eq(file, &*self.file) && self.synced >= writes && !self.distrusted
     }
 
-    /// The file was brought to the disk after so many writes, if it is still the log.
-    pub(super) fn was_synced(&mut self, file: &File, writes: u64) {
+    /// The file was brought to the disk after so many writes, if it is still the log. `before`: the collections that had records
+    /// then. Others' may have come with them.
+    pub(super) fn was_synced(&mut self, file: &File, writes: u64, before: Vec<String>) {
         if std::ptr::eq(file, &*self.file) {
             self.synced = self.synced.max(writes);
+            self.on_disk = before.into_iter().chain(self.collections()).collect();
         }
+    }
+
+    /// May the disk have records of the collection?
+    pub(super) fn is_on_disk(&self, collection: &str) -> bool {
+        self.on_disk.contains(collection)
     }
 
     pub(super) fn set_limit(&mut self, limit: u64) {

@@ -130,10 +130,15 @@ impl Local {
         self.keeps = Some(cell.clone());
     }
 
-    /// Another actor has written the journal up to here. What is told from now on is newer, and what was told is settled when
-    /// everything is saved.
-    pub(super) fn go_on(&mut self, (state, last): (u64, Option<Sequence>), everything: &Touched) {
-        self.changes = self.changes.max(state);
+    /// The journal tells of changes up to this one, which another actor has counted, perhaps long ago: what is told from now on is
+    /// newer. `is_saved`: all of them are on the server.
+    pub(super) fn count_from(&mut self, state: u64, is_saved: bool) {
+        self.changes = state;
+        self.saved = if is_saved { state } else { 0 };
+    }
+
+    /// Another actor has written the journal up to here. What was told is settled when everything is saved.
+    pub(super) fn go_on(&mut self, last: Option<Sequence>, everything: &Touched) {
         if let Some(last) = last {
             self.journal.was_written(self.changes + 1, last, everything.clone());
         }

@@ -421,4 +421,4 @@ fn stamp_below(state: &mut CollectionState, snapshot: &Snapshot, top: NodeId, mo
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::actors::collection) mod tests;

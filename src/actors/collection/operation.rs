@@ -123,6 +123,18 @@ impl Edit {
         }
     }
 
+    /// Is the file promised to be on the disk of the journal?
+    pub(super) fn is_durable(&self, node: NodeId) -> bool {
+        self.state.draft(self.state.number(node)).is_some_and(|draft| draft.file.is_durable())
+    }
+
+    /// What takes the place of such a file has to be there as surely.
+    pub(super) fn be_as_durable(&self, node: NodeId, was_durable: bool) {
+        if let Some(draft) = self.state.draft(self.state.number(node)).filter(|_| was_durable) {
+            draft.file.be_durable();
+        }
+    }
+
     /// Forgets the drafts of what is not linked any more, unless somebody still has them open.
     pub(super) fn drop_drafts_of(&mut self, node: NodeId, open: &OpenFiles) {
         let number = self.state.number(node);
@@ -486,6 +498,7 @@ fn rename(
     edit.stamp(target, now);
     edit.state.numbers.set_altered(edit.state.number(node), now);
     if let Some(replaced) = replaced {
+        edit.be_as_durable(node, edit.is_durable(replaced));
         edit.drop_drafts_of(replaced, open);
     }
     // The old name goes with the next save and the next record, so what is behind the new one has to go with it, half written or
@@ -532,6 +545,31 @@ impl Handler<Apply> for CollectionActor {
                 self.sweep_finished();
                 self.renew_in_time(context);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::collection::merging::tests::Rig;
+
+    /// Or a power failure could leave neither: the record of the rename, and not the bytes.
+    #[tokio::test]
+    async fn file_that_is_renamed_over_one_that_was_brought_to_the_disk_is_brought_there_too() {
+        for is_durable in [true, false] {
+            let rig = Rig::new();
+            let mut state = (*rig.state).clone();
+            let other = state.snapshot.find(b"b").map(|node| state.number(node)).expect("it is there");
+            let draft = Draft::unsaved(rig.store.file(std::iter::empty(), PutRequest::default()));
+            state.drafts.insert(other, Arc::new(draft));
+            if is_durable {
+                state.draft(rig.number).expect("it is open").file.be_durable();
+            }
+            let mut edit = Edit::of(&Arc::new(state));
+            rename(&mut edit, &OpenFiles::default(), (0, b"b"), (0, b"a"), false, Utc::now()).expect("no error");
+            let node = edit.state.node(other).expect("it is there");
+            assert_eq!((edit.snapshot().path(node), edit.is_durable(node)), (b"a".to_vec(), is_durable));
         }
     }
 }

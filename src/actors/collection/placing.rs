@@ -110,6 +110,7 @@ impl CollectionActor {
     ) -> Result<NodeId, Error> {
         let directory = edit.directory(parent)?;
         self.check_not_held(&edit.path(directory, name))?;
+        let mut was_durable = false;
         if let Some(target) = edit.snapshot().lookup(directory, name) {
             let is_placed = |(number, before): &(u32, Moved)| {
                 edit.state.number(target) == *number && before.is(&edit.state, target)
@@ -120,6 +121,7 @@ impl CollectionActor {
                 }
                 edit.check_replace(target, moved.is_directory())?;
             }
+            was_durable = edit.is_durable(target);
             let replaced = nodes_below(edit.snapshot(), target);
             edit.editor.remove(directory, name)?;
             for node in replaced {
@@ -136,6 +138,7 @@ impl CollectionActor {
         edit.touch(path, Depth::Tree);
         edit.stamp(directory, now);
         hand_over(edit, moved, node);
+        edit.be_as_durable(node, was_durable);
         Ok(node)
     }
 

@@ -52,14 +52,58 @@ impl Drop for CollectionActor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::Error;
     use crate::actors::cell::{Cell, Keeper};
+    use crate::actors::collection::Writing;
     use crate::actors::collection::aside::Reason;
+    use crate::actors::collection::copying::Copies;
+    use crate::actors::collection::earlier::Earlier;
+    use crate::actors::collection::guard::CommitGuard;
+    use crate::actors::collection::housekeeper::Housekeeper;
+    use crate::actors::collection::merging::OnConflict;
+    use crate::actors::collection::merging::tests::{Rig, TakingKeep};
+    use crate::actors::collection::saving::SyncMode;
     use crate::actors::listing::tests::environment;
-    use crate::journal::Sent;
+    use crate::actors::{Environment, Error};
+    use crate::cache::{BlockCache, Budget};
+    use crate::journal::{Base, Info, Journal, Sent};
     use crate::tree::Snapshot;
     use crate::tree::commit::Depth;
-    use std::time::Instant;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    /// What is told of a collection that nobody has used for long is compared with notes of saves from before that.
+    #[tokio::test]
+    async fn actor_of_a_collection_that_was_left_alone_counts_on_from_what_the_journal_tells() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = Journal::create(&folder.path().join("account"), &Info::of_process("/m".as_ref()), 1 << 20);
+        let journal = Arc::new(journal.expect("a journal"));
+        let uuid = "zzzzz-4zz18-000000000000000";
+        let cell = Cell::new(uuid.to_owned());
+        let paths = vec![(b"x".to_vec(), Base::Absent)];
+        journal.sent(uuid, &Sent { state: 7, paths, has_arrived: false }).expect("room");
+        let store = Rig::new().store;
+        let runtime = tokio::runtime::Handle::current();
+        let writing = Writing {
+            housekeeper: Housekeeper::start(&runtime, store.clone(), Some(journal.clone())),
+            store,
+            journal: Some(journal),
+            cache: BlockCache::new(Arc::new(TakingKeep), Budget::new(1 << 20)),
+            sync: SyncMode::Exit,
+            guard: CommitGuard::Strict,
+            on_conflict: OnConflict::KeepBoth,
+            storage_classes: Vec::new(),
+            hears: true,
+            retries: 0,
+            idle: Duration::ZERO,
+            knows_replace_files: true.into(),
+            earlier: Earlier::default(),
+            copies: Copies::default(),
+        };
+        let environment = Arc::into_inner(environment()).expect("nobody else has it");
+        let environment = Environment { writing: Some(Arc::new(writing)), ..environment };
+        let actor = CollectionActor::new(Arc::new(environment), cell);
+        assert_eq!((actor.local.changes, actor.local.saved), (7, 7));
+    }
 
     #[tokio::test]
     async fn successor_of_an_actor_that_failed_knows_of_conflicts_lost_places_and_lost_answers() {

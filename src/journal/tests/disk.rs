@@ -166,3 +166,27 @@ fn a_log_that_reads_back_less_than_was_written_is_not_rewritten() {
     assert!(matches!(journal.log().rewrite(), Err(Error::Changed { .. })));
     assert_eq!(std::fs::read(&log).unwrap(), bytes);
 }
+
+/// After a power failure the records on the disk are what a replay has: without a note of what was saved since they would undo that.
+#[test]
+fn what_is_sent_comes_to_the_disk_where_that_has_records_and_nowhere_else() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let is_synced_when_sent = || {
+        journal.sent(ONE, &sent(vec![(b"x".to_vec(), Base::Absent)])).unwrap();
+        journal.secure_sent(ONE).unwrap();
+        let is_synced = journal.log().is_synced();
+        journal.arrived(ONE).unwrap();
+        is_synced
+    };
+    let first = journal.append(ONE, &file("x", b"x"), false).unwrap();
+    assert!(!is_synced_when_sent(), "nobody relies on the disk");
+    journal.settled(ONE, first).unwrap();
+    journal.append(TWO, &file("y", b"y"), true).unwrap();
+    assert!(!is_synced_when_sent(), "another collection");
+    let second = journal.append(ONE, &file("x", b"x"), true).unwrap();
+    assert!(is_synced_when_sent());
+    journal.settled(ONE, second).unwrap();
+    assert!(is_synced_when_sent(), "the disk does not know that it is settled");
+    assert!(!is_synced_when_sent(), "it knows now");
+}

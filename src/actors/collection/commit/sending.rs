@@ -155,7 +155,8 @@ impl Commit {
         if let Some(journal) = &self.writing.journal {
             let noted = journal.sent(self.cell.key(), &sent);
             self.is_noted = noted.is_ok();
-            if let Err(error) = noted {
+            let secure = || tokio::task::block_in_place(|| journal.secure_sent(self.cell.key()));
+            if let Err(error) = noted.and_then(|()| secure()) {
                 tracing::debug!(collection = self.cell.key(), %error, "cannot note in the journal what is sent");
             }
         }

@@ -14,7 +14,7 @@ const OLD: &str = "acbd18db4cc2f85cedef654fccc4a4d8+3";
 const NEW: &str = "37b51d194a7513e45b56f6524f2d51f2+3";
 
 /// Takes everything, and is asked for nothing in these tests.
-struct TakingKeep;
+pub(in crate::actors::collection) struct TakingKeep;
 
 #[async_trait]
 impl Keep for TakingKeep {
@@ -33,15 +33,15 @@ fn tree(text: &str) -> Snapshot {
 }
 
 /// A collection with the file `a` in it, which somebody has opened.
-struct Rig {
-    state: Arc<CollectionState>,
-    number: u32,
-    store: Arc<DirtyStore>,
+pub(in crate::actors::collection) struct Rig {
+    pub(in crate::actors::collection) state: Arc<CollectionState>,
+    pub(in crate::actors::collection) number: u32,
+    pub(in crate::actors::collection) store: Arc<DirtyStore>,
     _folder: tempfile::TempDir,
 }
 
 impl Rig {
-    fn new() -> Rig {
+    pub(in crate::actors::collection) fn new() -> Rig {
         Rig::of(". OLD 0:3:a 0:3:b\n")
     }
 
