@@ -19,7 +19,6 @@ use crate::actors::{MAILBOX, Supervisor};
 use crate::remote::events::{Attributes, Event, EventType, Listener, Notice};
 use actix::{Actor, AsyncContext, Context, StreamHandler};
 use futures_util::stream;
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +33,7 @@ const COLLECT: Duration = Duration::from_millis(50);
 pub struct EventActor {
     supervisor: Arc<Supervisor>,
     listener: Option<Listener>,
-    /// Collections that changed, with the portable data hash that they have now, if the event told and it was the only change:
-    /// of several, whoever looks at this moment may have seen any.
+    /// Collections that changed, with the portable data hash that they have now, if the event told.
     collections: HashMap<String, Option<String>>,
     listings: HashSet<Source>,
     /// Collections that were created, or versions that were kept: which it is tells what comes next.
@@ -71,7 +69,7 @@ impl EventActor {
             "4zz18" => {
                 self.created.explain(&event);
                 if self.created.hold(&event) {
-                    self.note(event.object_uuid, new.portable_data_hash);
+                    self.collections.insert(event.object_uuid, new.portable_data_hash);
                     return;
                 }
                 let (before, after) = (old.portable_data_hash.as_deref(), new.portable_data_hash.as_deref());
@@ -84,7 +82,7 @@ impl EventActor {
                 } else {
                     let hash = if new.is_trashed == Some(true) { None } else { new.portable_data_hash.clone() };
                     self.has_filtered = true;
-                    self.note(event.object_uuid.clone(), hash);
+                    self.collections.insert(event.object_uuid.clone(), hash);
                 }
             }
             "j7d0g" | "tpzed" => {
@@ -107,23 +105,13 @@ impl EventActor {
         }
     }
 
-    /// A collection has changed, and has this hash now, if that is known.
-    fn note(&mut self, uuid: String, hash: Option<String>) {
-        match self.collections.entry(uuid) {
-            Entry::Vacant(entry) => drop(entry.insert(hash)),
-            Entry::Occupied(mut entry) if *entry.get() != hash => *entry.get_mut() = None,
-            Entry::Occupied(_) => {}
-        }
-    }
-
     fn pass_on(&mut self) {
         self.is_waiting = false;
         for (uuid, hash) in self.collections.drain() {
             let Some(cell) = self.supervisor.existing_collection(&uuid) else { continue };
-            // While a change before this one is still to be looked at, what that brings may be older than this.
-            let is_known = cell
-                .load()
-                .is_some_and(|state| hash.as_deref() == Some(state.portable_data_hash()) && !state.is_marked(&cell));
+            // Who is looking just now may have seen what was before this change.
+            let is_known = !cell.shared().is_looking()
+                && cell.load().is_some_and(|state| hash.as_deref() == Some(state.portable_data_hash()));
             if !is_known {
                 cell.mark();
             }

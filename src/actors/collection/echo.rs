@@ -10,6 +10,7 @@ use crate::actors::collection::opened::{OpenFiles, Unseen};
 use crate::actors::collection::remains::Remains;
 use crate::tree::Snapshot;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Saves that are remembered. Their events come within seconds, and a collection is saved a few times a second.
@@ -47,6 +48,7 @@ pub struct Echoes {
     pub unseen: Unseen,
     pub moves: Moves,
     pub remains: Remains,
+    is_looking: AtomicBool,
 }
 
 struct Save {
@@ -89,6 +91,16 @@ impl Inner {
 }
 
 impl Echoes {
+    /// Is the actor finding out what the server has? What it publishes then may be older than what is told meanwhile.
+    pub fn is_looking(&self) -> bool {
+        self.is_looking.load(Ordering::Acquire)
+    }
+
+    /// Before the server is asked, and after what came of it was published.
+    pub(super) fn set_looking(&self, is_looking: bool) {
+        self.is_looking.store(is_looking, Ordering::Release);
+    }
+
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -38,6 +38,7 @@ impl CollectionActor {
         }
         self.fetched = Instant::now();
         self.local.has_heard = false;
+        self.cell.shared().set_looking(true);
         let epoch = self.refresh.begin(Instant::now());
         self.cell.begin();
         let known = self.cell.load();
@@ -101,6 +102,7 @@ impl CollectionActor {
 
     /// What was asked for is there. If others have asked too late for it, the next look follows, but a save that is due comes first.
     pub(super) fn was_refreshed(&mut self, result: Result<Arc<CollectionState>, Error>, context: &mut Context<Self>) {
+        self.cell.shared().set_looking(false);
         self.set_timer(context);
         let is_marked = result.as_ref().is_ok_and(|state| self.is_behind(state));
         let is_waited_for = self.refresh.tell(&result);
