@@ -9,6 +9,9 @@
 //! What was in the backing file stays there until then, a short last piece in memory, and the rest can be fetched back
 //! (`renew`); a record for the journal has bytes instead of locators wherever they are at hand (`persist`).
 //!
+//! A backing file of which a file needs nothing any more is no longer the file's, however long somebody has that open: it is left to
+//! the records that speak of it, and goes when none does ([`DirtyStore::sweep`]). What is written next goes to another one.
+//!
 //! Locks: each file has a writer's turn (async; one write, truncate, persist or settle at a time) and a short lock over its
 //! state, never held over I/O or an await. Settle takes the turns of its files in the order of their numbers. Nobody waits
 //! for the memory budget while a lock of ours that a reader wants is held; what dirty data may hold of the budget is

@@ -351,11 +351,11 @@ impl DirtyFile {
             None => {}
         }
         state.forget_last_own(size);
-        let unused = state.drop_unused_backing();
+        let unused = state.take_unused_backing();
         state.writes += u64::from(size != before);
         state.touch();
         drop(state);
-        drop(unused);
+        self.store.let_go(unused);
         Ok(())
     }
 
@@ -392,9 +392,19 @@ impl DirtyFile {
         let unused = {
             let mut state = self.state();
             state.backing.iter().for_each(|backing| backing.discard());
-            state.drop_unused_backing()
+            state.take_unused_backing()
         };
-        drop(unused);
+        self.store.let_go(unused);
+    }
+
+    /// Leaves the backing file to the records that speak of it, if nothing that the file consists of is in it: whoever has the file, open
+    /// for weeks perhaps, does not need it.
+    pub fn retire_unused_backing(&self) {
+        // A writer may be about to need the backing file; then it stays for now.
+        let turn = self.turn.try_lock();
+        let unused = turn.is_ok().then(|| self.state().take_unused_backing()).flatten();
+        // Taking it away is work for a disk, and this is called where nobody may wait for one.
+        unused.into_iter().for_each(|backing| self.store.retire(backing));
     }
 
     /// Puts Keep in the place of a block that is stored.

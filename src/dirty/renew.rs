@@ -145,10 +145,7 @@ impl DirtyFile {
     /// A commit has named these blocks.
     pub fn was_saved(&self, pieces: &[Piece<Locator>]) {
         let blocks: HashSet<&Locator> = pieces.iter().map(|piece| &piece.block).collect();
-        // A writer may be about to need the backing file; then it stays for now.
-        let turn = self.turn.try_lock();
-        let mut state = self.state();
-        state.extents.change(|extent| match &extent.source {
+        self.state().extents.change(|extent| match &extent.source {
             Source::Stored { locator, block_size, offset, origin }
                 if *origin != Origin::Named && blocks.contains(locator) =>
             {
@@ -157,10 +154,7 @@ impl DirtyFile {
             }
             _ => None,
         });
-        let unused = turn.is_ok().then(|| state.drop_unused_backing()).flatten();
-        drop(state);
-        // Taking it away is work for a disk, and this is called where nobody may wait for one.
-        unused.into_iter().for_each(|backing| self.store.retire(backing));
+        self.retire_unused_backing();
     }
 }
 

@@ -285,9 +285,9 @@ impl DirtyStore {
         }
         if let Some(error) = work.failed {
             state.last_own = None;
-            let unused = state.drop_unused_backing();
+            let unused = state.take_unused_backing();
             drop(state);
-            drop(unused);
+            self.let_go(unused);
             return Err(error);
         }
         state.tail = None;
@@ -307,12 +307,12 @@ impl DirtyStore {
                 self.own_ends.put(locator, *offset, end.clone());
             }
         }
-        let unused = state.drop_unused_backing();
+        let unused = state.take_unused_backing();
         let pieces = pieces_of(&state.extents);
         let (size, generation) = (state.extents.size(), state.generation);
         let (writes, modified) = (state.writes, state.modified);
         drop(state);
-        drop(unused);
+        self.let_go(unused);
         Ok(Settled { pieces: pieces?, size, generation, writes, modified })
     }
 }

@@ -89,11 +89,9 @@ impl State {
         }
     }
 
-    /// Takes the backing file out if nothing is in it and nobody else needs it. To be dropped outside the lock.
-    pub fn drop_unused_backing(&mut self) -> Option<Arc<Backing>> {
-        let unused =
-            self.backing.as_ref().is_some_and(|backing| !backing.is_kept()) && !self.extents.any(Source::is_in_backing);
-        if !unused {
+    /// Takes the backing file out if nothing is in it: to be given to [`DirtyStore::let_go`], outside the lock.
+    pub fn take_unused_backing(&mut self) -> Option<Arc<Backing>> {
+        if self.extents.any(Source::is_in_backing) {
             return None;
         }
         self.is_spoken_for = false;

@@ -62,7 +62,7 @@ pub struct DirtyStore {
     failed: AtomicU64,
     zeros: Mutex<Vec<(PutRequest, Locator, Instant)>>,
     zeros_hash: OnceLock<BlockHash>,
-    /// Backing files that no file uses any more, and a record may. The lock is a leaf.
+    /// Backing files that no file uses any more, and a record or who reads them just now may. The lock is a leaf.
     retired: std::sync::Mutex<Vec<Arc<Backing>>>,
 }
 
@@ -213,12 +213,17 @@ impl DirtyStore {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(backing);
     }
 
+    /// Takes away a backing file that no file uses, now or when no record speaks of it any more.
+    pub(super) fn let_go(&self, backing: Option<Arc<Backing>>) {
+        backing.into_iter().filter(|backing| backing.is_kept()).for_each(|backing| self.retire(backing));
+    }
+
     /// No backing file waits for [`DirtyStore::sweep`].
     pub fn has_swept(&self) -> bool {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Lets go of the backing files that were replaced, that nobody holds and that are not `needed` by a record. `is_certain`: what
+    /// Lets go of the backing files that no file uses, that nobody holds and that are not `needed` by a record. `is_certain`: what
     /// makes it so is on the disk. `true`: all of them.
     pub fn sweep(&self, needed: impl Fn(u64) -> bool, is_certain: impl FnOnce() -> bool) -> bool {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);

@@ -585,6 +585,32 @@ async fn copies_go_when_a_commit_has_named_the_blocks() {
     rig.empty().await;
 }
 
+#[tokio::test]
+async fn what_a_record_names_leaves_the_backing_file_when_a_commit_has_named_it_and_not_before() {
+    let rig = rig(1 << 20, 8 << 20, 4 << 20, 8 << 20);
+    let file = rig.store.file(std::iter::empty(), PutRequest::default());
+    let mut bytes = Vec::new();
+    let mut number = 0;
+    for round in 0..3u8 {
+        bytes.extend([round; 100_000]);
+        file.write(Place::End, vec![round; 100_000].into()).await.unwrap();
+        let named = file.persist(0, false, false).await.unwrap().backing.unwrap();
+        assert_ne!(std::mem::replace(&mut number, named), named);
+        let settled = rig.store.settle(std::slice::from_ref(&file)).await.remove(0).unwrap();
+        assert!(!file.persist(0, false, false).await.unwrap().is_bare());
+        assert_eq!(file.backing(), Some(named), "it may have to be stored again");
+        file.was_saved(&settled.pieces);
+        assert_eq!(file.backing(), None);
+        assert!(!rig.store.sweep(|number| number == named, || true), "the record is not settled");
+        assert_eq!(rig.scratch.used(), 100_000, "of this round only");
+        assert!(rig.store.sweep(|_| false, || true));
+        assert_eq!((rig.scratch.used(), std::fs::read_dir(rig.scratch.folder()).unwrap().count()), (0, 0));
+        assert_eq!(rig.all(&file, 0, u64::MAX).await, bytes);
+    }
+    drop(file);
+    rig.empty().await;
+}
+
 /// What is nowhere else has room for as long as there is any.
 #[tokio::test]
 async fn copies_leave_half_of_the_room_to_writers() {

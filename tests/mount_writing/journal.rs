@@ -7,7 +7,7 @@ use crate::support::until;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +26,12 @@ fn backing_files(journal: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// What they take on the disk, in bytes.
+fn backing_bytes(journal: &Path) -> u64 {
+    let files = backing_files(journal).into_iter();
+    files.filter_map(|path| path.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
 /// A file system of its own in memory, of this size; taken away at the end.
@@ -137,6 +143,49 @@ fn journal_shrinks_though_somebody_writes_to_a_file_all_the_time() {
     let left = backing_files(&fixture.writer.journal());
     assert!(left.len() < 5, "{left:?}");
     close(log).unwrap();
+}
+
+/// Found by a log that was appended to for weeks: all of it was on the journal's disk.
+#[test]
+fn what_is_saved_of_a_file_leaves_the_journal_though_it_stays_open() {
+    if !is_ours() {
+        return;
+    }
+    let fixture = Fixture::new(&["--sync=idle:0.2"]);
+    let mut log = File::create(fixture.path().join("log")).unwrap();
+    let mut written = Vec::new();
+    for round in 0..10 {
+        let more = vec![round; 100_000];
+        log.write_all(&more).unwrap();
+        log.sync_all().unwrap();
+        written.extend(more);
+        until("a round to be saved", || fixture.server_has("log", &written));
+    }
+    until("the journal to let go of what is saved", || backing_bytes(&fixture.writer.journal()) < 300_000);
+    assert!(fs::read(fixture.path().join("log")).unwrap() == written);
+    close(log).unwrap();
+}
+
+/// A handle has the collection as it was when it was opened, with all that was not saved then.
+#[test]
+fn what_is_saved_leaves_the_journal_though_somebody_reads_a_file() {
+    if !is_ours() {
+        return;
+    }
+    const FILES: u8 = 20;
+    let fixture = Fixture::new(&["--sync=idle:1"]);
+    let path = fixture.path();
+    let name = |number: u8| format!("file{number}");
+    for number in 0..FILES {
+        save(&path.join(name(number)), &[number; 100_000]).unwrap();
+    }
+    let reader = File::open(path.join(name(0))).unwrap();
+    assert_eq!(backing_files(&fixture.writer.journal()).len(), usize::from(FILES), "nothing is saved yet");
+    until("all to be saved", || (0..FILES).all(|number| fixture.server_has(&name(number), &[number; 100_000])));
+    until("the journal to let go of them", || backing_files(&fixture.writer.journal()).is_empty());
+    let mut read = vec![1; 100_000];
+    reader.read_exact_at(&mut read, 0).unwrap();
+    assert!(read.iter().all(|byte| *byte == 0));
 }
 
 /// A file whose bytes are lost is kept as it is recorded, and all else is saved.

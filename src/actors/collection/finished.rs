@@ -3,7 +3,8 @@
 //! A file may be moved to another collection while it is being saved in this one, and the journal's records of any collection
 //! may speak of its backing file. So the list is one for the mount, and a backing file goes when the list is the last
 //! that holds its file, and no record that is not settled names it: without it such a record could not be replayed. That no
-//! record names it any more has to be on the disk before.
+//! record names it any more has to be on the disk before. One in which nothing is that the file consists of is not its file's any more,
+//! and does not wait for who holds that ([`DirtyStore::sweep`](crate::dirty::DirtyStore::sweep)).
 //!
 //! The lock is a leaf: what is looked at is taken out of the list first.
 
@@ -45,6 +46,8 @@ impl Finished {
     /// Lets go of the backing files that nobody needs. `true`: all of them; otherwise somebody has to look again. Blocking.
     pub(super) fn sweep(&self, journal: Option<&Journal>) -> bool {
         let mut files = std::mem::take(&mut *self.files());
+        // Those who have a file open may have it for weeks, and with it, as it was when they opened it, all of the collection.
+        files.values().for_each(|file| file.retire_unused_backing());
         files.retain(|_, file| file.backing().is_some());
         let mut unneeded = Vec::new();
         files.retain(|address, file| {
