@@ -40,6 +40,7 @@ use std::time::{Duration, SystemTime};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+mod around;
 pub mod change;
 pub mod contents;
 pub mod error;
@@ -51,6 +52,7 @@ pub mod recovered;
 pub mod replay;
 pub mod text;
 
+pub use around::Around;
 pub use change::{Base, Change, Operation, Piece, Sent, Sequence};
 pub use contents::Contents;
 pub use error::Error;

@@ -1,8 +1,12 @@
 //! From records to what is pending, and what of it can be left out. Pure.
 //!
 //! A change is *superseded* when a later record says all of a file's content again and nothing in between has touched the
-//! path or a folder above it: then nobody can tell whether the earlier one ever was. All else stays, in order.
+//! path or a folder above it: then nobody can tell whether the earlier one ever was. All other changes stay, in order.
+//!
+//! Of the saves that have arrived only what is near a change tells anybody anything ([`Around`]): one path that is refused for good keeps
+//! all records of later saves otherwise.
 
+use super::around::Around;
 use super::change::{Base, Change, Operation, Sent, Sequence};
 use super::record::Record;
 use crate::tree::path::ancestors;
@@ -100,10 +104,15 @@ impl Pending {
         }
     }
 
-    /// Makes all that is said of a path's base agree (the latest is right), and drops what is superseded.
+    /// Makes all that is said of a path's base agree (the latest is right), and drops what is superseded, and what nobody needs
+    /// to know of saves.
     pub fn thin(&mut self) {
         self.collections.values_mut().for_each(thin);
-        self.sent.values_mut().for_each(thin_sent);
+        for (collection, sent) in &mut self.sent {
+            thin_sent(sent);
+            thin_arrived(sent, self.collections.get(collection));
+        }
+        self.sent.retain(|_, sent| !sent.is_empty());
     }
 }
 
@@ -161,6 +170,16 @@ fn thin_sent(sent: &mut Vec<Sent>) {
             }
             is_new
         });
+    }
+    sent.retain(|save| !save.paths.is_empty());
+}
+
+/// A replay asks only of paths with a change near them whether a save has brought something newer. What is recorded from now on is of
+/// later states, so nobody will ask of the others.
+fn thin_arrived(sent: &mut Vec<Sent>, changes: Option<&Changes>) {
+    let around = Around::of(changes.into_iter().flat_map(Changes::values));
+    for save in sent.iter_mut().filter(|save| save.has_arrived) {
+        save.paths.retain(|(path, _)| around.states(path).is_some_and(|states| *states.start() <= save.state));
     }
     sent.retain(|save| !save.paths.is_empty());
 }

@@ -422,10 +422,33 @@ fn a_save_that_arrived_is_told_as_long_as_older_changes_are_pending() {
     let found = recovered(&account);
     let names = |save: &Sent| save.paths.iter().map(|(path, _)| path[0] as char).collect::<String>();
     let told: Vec<_> = found.sent[ONE].iter().map(|save| (names(save), save.has_arrived)).collect();
-    assert_eq!(told, [("a".into(), true), ("bc".into(), true), ("de".into(), false)]);
+    assert_eq!(told, [("b".into(), true), ("de".into(), false)], "of what has arrived, what is near a change");
     found.journal.settled(ONE, found.collections[ONE][0].0).unwrap();
     drop(found);
     assert!(Journal::recover(&account).unwrap().is_empty());
+}
+
+/// The server refuses one path for good, and all others are saved for weeks.
+#[test]
+fn one_change_that_cannot_be_saved_does_not_make_the_log_keep_all_that_was_saved_since() {
+    let (_directory, account) = account();
+    let journal = Journal::create(&account, &info(), NO_LIMIT).unwrap();
+    let at = |state, change: Change| Change { state, ..change };
+    journal.append(ONE, &at(1, file("bad", b"1")), false).unwrap();
+    for number in 0..20_000 {
+        let path = (format!("file{number}").into_bytes(), Base::File { pieces: Vec::new() });
+        journal.sent(ONE, &Sent { state: number + 2, ..sent(vec![path]) }).unwrap();
+        journal.arrived(ONE).unwrap();
+    }
+    let tells = (b"bad".to_vec(), Base::Absent);
+    journal.sent(ONE, &Sent { state: 30_000, ..sent(vec![tells.clone()]) }).unwrap();
+    journal.arrived(ONE).unwrap();
+    assert!(journal.size() < 2 << 20, "it was made short in between: {}", journal.size());
+    journal.log().rewrite().unwrap();
+    assert!(journal.size() < 10_000, "{}", journal.size());
+    kill(journal);
+    let told = recovered(&account).sent[ONE].clone();
+    assert_eq!(told, [Sent { state: 30_000, paths: vec![tells], has_arrived: true }]);
 }
 
 #[test]

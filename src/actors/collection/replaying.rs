@@ -14,12 +14,12 @@ use crate::actors::collection::recording::bases;
 use crate::actors::collection::{Left, sent};
 use crate::dirty::content::{Extent, Source};
 use crate::dirty::{Content, DirtyFile};
-use crate::journal::{Base, Change, Operation, Piece as RecordedPiece, Sequence};
+use crate::journal::{Around, Base, Change, Operation, Piece as RecordedPiece, Sequence};
 use crate::keep::manifest::Piece;
 use crate::keep::{BlockHash, Locator};
 use crate::remote::keep::PutRequest;
 use crate::tree::commit::{Depth, Touched};
-use crate::tree::path::{ancestors, split};
+use crate::tree::path::split;
 use crate::tree::{Editor, NodeId, Snapshot, consists_of};
 use chrono::Utc;
 use std::collections::{BTreeMap, HashSet};
@@ -35,33 +35,6 @@ pub(super) struct Replayed {
     /// Of each journal that was replayed: what could not be applied because the bytes are not to be had, with what was recorded
     /// together with it. There the server keeps what it has.
     pub(super) kept: Vec<Vec<Change>>,
-}
-
-/// Which change, in the order of states, was the last one to a path or to something that decides over it.
-#[derive(Default)]
-struct Newest<'c>(BTreeMap<&'c [u8], (u64, bool)>);
-
-impl<'c> Newest<'c> {
-    fn of(changes: &'c [(Sequence, Change)]) -> Newest<'c> {
-        let mut newest = Newest::default();
-        for (_, change) in changes {
-            let removes = matches!(change.operation, Operation::Remove { .. });
-            let known = newest.0.entry(change.operation.path()).or_default();
-            *known = (known.0.max(change.state), known.1 || removes);
-        }
-        newest
-    }
-
-    /// The state of the last change to the path, to a directory above it that was removed, or to anything in it. `None`: there is
-    /// none.
-    fn around(&self, path: &[u8]) -> Option<u64> {
-        let own = self.0.get(path).map(|(state, _)| *state);
-        let above = ancestors(path).chain([&b""[..]]).filter_map(|above| self.0.get(above));
-        let above = above.filter(|(_, removes)| *removes).map(|(state, _)| *state);
-        let inside = [path, b"/"].concat();
-        let below = self.0.range(&inside[..]..).take_while(|(other, _)| other.starts_with(&inside));
-        own.into_iter().chain(above).chain(below.map(|(_, (state, _))| *state)).max()
-    }
 }
 
 /// Applies the changes of journals, each of which has gone on with what all before it have. `today`: what the server has; `sources`:
@@ -173,11 +146,11 @@ impl Stage {
             }
             touched.touch(path, Depth::Tree);
         }
-        let newest = Newest::of(changes);
+        let around = Around::of(changes.iter().map(|(_, change)| change));
         for save in &left.sent {
             for (path, put_there) in &save.paths {
                 // Where no change is left it is the server that knows what came after it.
-                let is_newer = newest.around(path).is_some_and(|state| state <= save.state);
+                let is_newer = around.states(path).is_some_and(|states| *states.end() <= save.state);
                 if is_newer && (save.has_arrived || sent::is_there(today, path, put_there)?) {
                     if *put_there == Base::Directory {
                         // What the save has brought into it is told by itself, and something may have been left out.
@@ -336,29 +309,4 @@ pub(super) fn put(editor: &mut Editor, path: &[u8], pieces: &[Piece<Locator>]) -
     }
     editor.set_file(directory, name, pieces)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(state: u64, operation: Operation) -> (Sequence, Change) {
-        let change =
-            Change { operation, bases: Vec::new(), time: Utc::now(), state, after: Vec::new(), moved_to: None };
-        (Sequence(state), change)
-    }
-
-    #[test]
-    fn removed_directory_decides_over_what_is_in_it_and_a_made_one_does_not() {
-        let changes = [
-            at(3, Operation::Remove { path: b"gone".to_vec() }),
-            at(4, Operation::MakeDirectory { path: b"made".to_vec() }),
-            at(1, Operation::Remove { path: b"made/old".to_vec() }),
-            at(2, Operation::Remove { path: b"made/old".to_vec() }),
-        ];
-        let newest = Newest::of(&changes);
-        let states = ["gone", "gone/x", "made", "made/old", "made/other", "made-not", "other"]
-            .map(|path| newest.around(path.as_bytes()));
-        assert_eq!(states, [Some(3), Some(3), Some(4), Some(2), None, None, None]);
-    }
 }

@@ -14,7 +14,7 @@
 
 use crate::actors::Supervisor;
 use crate::actors::collection::moving::Transit;
-use crate::journal::{Change, Operation, Recovered, Sequence};
+use crate::journal::{Base, Change, Operation, Recovered, Sent, Sequence};
 use crate::tree::path::ancestors;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -130,8 +130,13 @@ fn carry(recovered: &mut [Recovered]) -> Vec<(usize, String, Vec<u8>)> {
             let later = journals[edge.journal + 1..=last].iter().filter_map(|collections| collections.get(edge.source));
             Later::of(later.flatten().map(|(_, change)| change))
         });
+        let saves = recovered[edge.journal].sent.get(edge.source);
+        let fate = match later.fate(edge.path()) {
+            Fate::Unknown if saves.is_some_and(|saves| is_made_again(saves, edge.change)) => Fate::Occupied,
+            fate => fate,
+        };
         let moved = wanted.entry((edge.journal, last, edge.source.to_owned())).or_default();
-        moved.push((later.fate(edge.path()), edge.change.clone()));
+        moved.push((fate, edge.change.clone()));
     }
     let mut carried = Vec::new();
     for ((from, last, source), moved) in wanted {
@@ -165,6 +170,15 @@ fn carry(recovered: &mut [Recovered]) -> Vec<(usize, String, Vec<u8>)> {
     carried
 }
 
+/// Has a save put something there since? The removal's own journal says so, and those that have nothing near it need not.
+fn is_made_again(saves: &[Sent], removal: &Change) -> bool {
+    let path = removal.operation.path();
+    let is_there =
+        |other: &[u8]| other.strip_prefix(path).is_some_and(|rest| rest.first().is_none_or(|next| *next == b'/'));
+    let puts = |save: &Sent| save.paths.iter().any(|(other, base)| *base != Base::Absent && is_there(other));
+    saves.iter().any(|save| save.has_arrived && save.state > removal.state && puts(save))
+}
+
 /// What later journals say of a path from which something was moved away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -172,7 +186,7 @@ enum Fate {
     Unknown,
     /// What is there now, or that it, or what it was in, was removed.
     Told,
-    /// Something was made below it.
+    /// Something was made below it, or it was made again and saved.
     Occupied,
 }
 
@@ -324,6 +338,33 @@ mod tests {
         let mut again = recover();
         assert_eq!(carry(&mut again), carried, "it was written down");
         assert_eq!(paths(&again[1]).len(), 3, "once");
+    }
+
+    /// What a mount that had taken both over has saved since.
+    #[test]
+    fn removal_is_not_carried_to_where_nobody_knows_that_something_was_made_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let account = directory.path().join("account");
+        let info = Info::of_process(std::path::Path::new("/mnt"));
+        let moved = |path| vec![("a", removed(path, Some("b")))];
+        let first = [moved("x"), moved("y"), moved("z"), moved("old")].concat();
+        for changes in [first, vec![("a", made("other")), ("b", removed("other", None))]] {
+            let journal = Journal::create(&account, &info, u64::MAX).unwrap();
+            for (collection, change) in changes {
+                journal.append(collection, &change, false).unwrap();
+            }
+            let file = || Base::File { pieces: Vec::new() };
+            let note = |state, path: &str, base| Sent { state, paths: vec![(path.into(), base)], has_arrived: false };
+            let saves = [(u64::MAX, "x", file()), (u64::MAX, "y/new", file()), (u64::MAX, "z", Base::Absent)];
+            for (state, path, base) in saves.into_iter().chain([(0, "old", file())]) {
+                journal.sent("a", &note(state, path, base)).unwrap();
+                journal.arrived("a").unwrap();
+            }
+        }
+        let mut recovered = Journal::recover(&account).unwrap();
+        recovered.sort_by_key(|found| found.collections.contains_key("b"));
+        let carried: Vec<_> = carry(&mut recovered).into_iter().map(|(_, _, path)| path).collect();
+        assert_eq!(carried, [b"old".to_vec(), b"z".to_vec()]);
     }
 
     #[test]
