@@ -5,6 +5,7 @@
 //! settled when a mount dies is *pending*, and the next mount of the same account takes it over ([`Journal::recover`]).
 //!
 //! ```text
+//! ~/.local/state/arvados/journal/<cluster>-<user>/lock     flock, exclusive, while a mount takes over what is there
 //! ~/.local/state/arvados/journal/<cluster>-<user>/<id>/
 //!     lock        flock, exclusive, for the life of the mount: whoever can have it knows that the mount is dead
 //!     info.json   which mount (for people)
@@ -50,6 +51,7 @@ pub mod place;
 pub mod record;
 pub mod recovered;
 pub mod replay;
+mod takeover;
 pub mod text;
 
 pub use around::Around;
@@ -147,25 +149,14 @@ impl Journal {
         })
     }
 
-    /// Takes over the journals of mounts of this account that are dead, wherever they were mounted. Those with nothing in
-    /// them are removed. One that cannot be read is left as it is, with a warning in the log.
+    /// Takes over the journals of mounts of this account that are dead, wherever they were mounted, in the order in which they have
+    /// gone on with each other. Those with nothing in them are removed. One that cannot be read is left as it is, with a warning in
+    /// the log, and so are those that belong together with it or with one that a mount which runs has (see `takeover`). Waits for
+    /// another mount that does the same.
     ///
     /// Errors: the account's folder is there and cannot be read.
     pub fn recover(account_folder: &Path) -> Result<Vec<Recovered>, Error> {
-        sweep(account_folder);
-        let mut found = Vec::new();
-        for folder in folders(account_folder)? {
-            match Recovered::open(&folder) {
-                Ok(Some(recovered)) => found.push(recovered),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(folder = %folder.display(), %error, "a journal of a dead mount is kept, it cannot be taken over");
-                }
-            }
-        }
-        // What one mount left, the next may have gone on with.
-        found.sort_by_key(|recovered: &Recovered| recovered.info.as_ref().map(|info| info.started));
-        Ok(found)
+        takeover::take(account_folder, takeover::PATIENCE)
     }
 
     /// Its folder.

@@ -11,6 +11,7 @@ mod damage;
 mod disk;
 mod model;
 mod records;
+mod takeover;
 
 const ONE: &str = "zzzzz-4zz18-000000000000001";
 const TWO: &str = "zzzzz-4zz18-000000000000002";

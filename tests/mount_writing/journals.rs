@@ -4,9 +4,9 @@ use crate::fixture::{Fixture, QUIET, names};
 use crate::mount_support::files::save;
 use crate::mount_support::writer::{Writer, is_ours};
 use crate::support::until;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Puts the journals of another mount to those of this one, as if they had had the same folder.
@@ -17,6 +17,12 @@ fn move_journals(from: &Path, to: &Path) {
             fs::rename(journal.path(), account.join(journal.file_name())).unwrap();
         }
     }
+}
+
+/// Folders of all journals.
+fn journal_folders(root: &Path) -> Vec<PathBuf> {
+    let accounts = fs::read_dir(root).unwrap().flatten();
+    accounts.flat_map(|account| fs::read_dir(account.path()).unwrap().flatten()).map(|journal| journal.path()).collect()
 }
 
 /// Contents of the files with this name, or with one that a conflict gave them.
@@ -84,6 +90,43 @@ fn what_was_written_over_what_an_earlier_mount_left_is_no_conflict() {
     until("the last version to be saved", || fixture.server_has("a", b"of the second mount"));
     assert_eq!(versions(&fixture, "a"), ["of the second mount"]);
     fixture.writer.unmount_well();
+}
+
+/// The clock went back between the two, or nothing can be read of the second one's start.
+#[test]
+fn what_a_later_mount_removed_stays_away_whatever_the_clock_said_when_it_started() {
+    if !is_ours() {
+        return;
+    }
+    for is_damaged in [false, true] {
+        let mut fixture = Fixture::new(&[&["--sync=idle:60", "--retries=0"], &QUIET[..]].concat());
+        let path = fixture.path();
+        fixture.refuse_saves(403);
+        save(&path.join("removed"), b"of the first mount").unwrap();
+        save(&path.join("replaced"), b"of the first mount").unwrap();
+        fixture.writer.kill();
+        fixture.writer.clear();
+        let first = journal_folders(&fixture.writer.journal());
+        fixture.writer.start_again();
+        fs::remove_file(path.join("removed")).unwrap();
+        save(&path.join("replaced"), b"of the second mount").unwrap();
+        fixture.writer.kill();
+        fixture.writer.clear();
+        let mut second = journal_folders(&fixture.writer.journal());
+        second.retain(|folder| !first.contains(folder));
+        assert_eq!((first.len(), second.len()), (1, 1));
+        let info = second[0].join("info.json");
+        let mut stored: Value = serde_json::from_slice(&fs::read(&info).unwrap()).unwrap();
+        stored["started"] = json!("2001-01-01T00:00:00Z");
+        let stored = if is_damaged { "{".to_owned() } else { stored.to_string() };
+        fs::write(&info, stored).unwrap();
+        fixture.refuse_saves(0);
+        fixture.writer.start_again();
+        until("all to be saved", || fixture.writer.journals() == 1);
+        assert_eq!(versions(&fixture, "replaced"), ["of the second mount"], "{is_damaged}");
+        assert_eq!(versions(&fixture, "removed"), [""; 0], "{is_damaged}");
+        fixture.writer.unmount_well();
+    }
 }
 
 /// Each has shown what those before it had left, and has gone on from there.
