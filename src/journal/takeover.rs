@@ -1,22 +1,24 @@
 //! Which journals of dead mounts the next one takes over, and in which order.
 //!
-//! A mount goes on with what those before it had left, and says so in its records ([`Change::after`]). Nothing else tells for sure who
-//! came after whom: clocks go back, and `info.json` may be damaged. So:
+//! A mount goes on with what those before it had left, and says so in its records ([`Change::after`]). Nothing else
+//! tells for sure who came after whom: clocks go back, and `info.json` may be damaged. So:
 //!
-//! * A journal comes behind all that its records name, and nothing comes between that knows of neither: journals are one replay only
-//!   in a row. Where the records say nothing, the clock decides.
-//! * Journals that go on with each other are taken over together or not at all. If only the later one was, its changes would be
-//!   settled, and the next replay of the earlier one would bring back what was removed; if only the earlier one was, the later one
-//!   would find on the server what it never saw there. What is left alone stays in its journal until the next mount.
+//! * A journal comes behind all that its records name, and nothing comes between that knows of neither: journals are
+//!   one replay only in a row. Where the records say nothing, the clock decides.
+//! * Journals that go on with each other are taken over together or not at all. If only the later one was, its changes
+//!   would be settled, and the next replay of the earlier one would bring back what was removed; if only the earlier
+//!   one was, the later one would find on the server what it never saw there. What is left alone stays in its journal
+//!   until the next mount.
 //!
-//! What a mount that runs has of one journal is being saved by it, so a journal waits for that at most as long as there is something
-//! of the same collection in it. The other way round nobody waits: a mount that runs has had what it goes on with, and has given
-//! back of that what it could not use.
+//! What a mount that runs has of one journal is being saved by it, so a journal waits for that at most as long as there
+//! is something of the same collection in it. The other way round nobody waits: a mount that runs has had what it goes
+//! on with, and has given back of that what it could not use.
 //!
-//! One mount at a time takes journals over, so that two that start together do not get half each: that is the lock of the account,
-//! a file `lock` in its folder, which goes with who holds it. Its holder waits for nothing but the disk. Locks of journals it only
-//! tries for some milliseconds; so a mount that has one, if only its own, may wait for the account, and there is no deadlock. That
-//! wait has an end, too: who holds the lock so long is stopped, or has much to read, and is to have all of it.
+//! One mount at a time takes journals over, so that two that start together do not get half each: that is the lock of
+//! the account, a file `lock` in its folder, which goes with who holds it. Its holder waits for nothing but the disk.
+//! Locks of journals it only tries for some milliseconds; so a mount that has one, if only its own, may wait for the
+//! account, and there is no deadlock. That wait has an end, too: who holds the lock so long is stopped, or has much to
+//! read, and is to have all of it.
 
 use super::{Change, Contents, Error, LOCK, PAUSE, Recovered, acquire, folders, id, sweep};
 use nix::fcntl::Flock;
@@ -25,11 +27,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long another mount may take: it reads three or four logs of the greatest length (256 MiB) from a disk with 50 MB/s. What is
-/// saved of them puts a mount off for no longer, either.
+/// How long another mount may take: it reads three or four logs of the greatest length (256 MiB) from a disk with 50
+/// MB/s. What is saved of them puts a mount off for no longer, either.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// See [`Journal::recover`](super::Journal::recover). `patience`: how long another mount is waited for that does the same.
+/// See [`Journal::recover`](super::Journal::recover). `patience`: how long another mount is waited for that does the
+/// same.
 pub(super) fn take(account_folder: &Path, patience: Duration) -> Result<Vec<Recovered>, Error> {
     sweep(account_folder);
     if folders(account_folder)?.is_empty() {
@@ -132,7 +135,8 @@ fn named<'c>(changes: impl Iterator<Item = &'c Change>) -> BTreeSet<String> {
     changes.flat_map(|change| &change.after).cloned().collect()
 }
 
-/// Without those that go on with one of the others, or that one of the others goes on with which could not be taken over (`true`).
+/// Without those that go on with one of the others, or that one of the others goes on with which could not be taken
+/// over (`true`).
 fn together(taken: Vec<Recovered>, others: Vec<(PathBuf, bool)>) -> Vec<(Names, Recovered)> {
     let mut taken: Vec<_> = taken.into_iter().map(|recovered| (Names::of(&recovered), recovered)).collect();
     for (folder, has_failed) in others {
@@ -158,8 +162,8 @@ fn together(taken: Vec<Recovered>, others: Vec<(PathBuf, bool)>) -> Vec<(Names, 
     taken
 }
 
-/// Lets go of those that go on with this one, and, if `either_way`, of those that it goes on with; then of all that belong together
-/// with them.
+/// Lets go of those that go on with this one, and, if `either_way`, of those that it goes on with; then of all that
+/// belong together with them.
 fn without(taken: Vec<(Names, Recovered)>, other: &Names, either_way: bool) -> Vec<(Names, Recovered)> {
     let belongs = |(names, _): &(Names, Recovered)| names.go_on_with(other) || (either_way && other.go_on_with(names));
     let (left, mut taken): (Vec<_>, Vec<_>) = taken.into_iter().partition(belongs);
