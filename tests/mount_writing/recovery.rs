@@ -321,16 +321,20 @@ fn what_was_removed_while_its_save_was_answered_stays_away_after_a_kill() {
         for file in &files {
             save(file, b"saved once").unwrap();
         }
-        let slow = json!({"method": ["PUT", "PATCH"], "path": "/collections/", "delay": 0.2, "times": 1});
+        let slow = json!({"method": ["PUT"], "body": "replace_files", "delay": 0.2, "times": 1});
+        let no_other = json!({"method": ["PUT"], "body": "replace_files", "status": 503});
         let since = fixture.sequence();
-        fixture.control("faults", json!({"api": [slow]}));
+        fixture.control("faults", json!({"api": [slow, no_other]}));
         until("the save to be sent", || fixture.requests(since).iter().any(|it| it.contains(&fixture.made.uuid)));
         // One after the other, each of them in the journal, until long after the answer.
         for file in &files {
             fs::remove_file(file).unwrap();
         }
         assert!(fixture.server_names().len() > files.len(), "they are there still");
-        fixture.writer.start_after_kill();
+        fixture.writer.kill();
+        fixture.writer.clear();
+        fixture.control("faults", json!({"api": []}));
+        fixture.writer.start_again();
         assert_eq!(names(&path), ["a", "d"], "{round}");
         until("the removals to be saved", || fixture.server_names() == ["a", "d/b"]);
     }
