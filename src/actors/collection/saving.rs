@@ -5,8 +5,8 @@
 //! writers close at the same time, the next save waits a moment for the others ([`GROUP_SHARE`]); a lone writer never waits.
 //!
 //! Only one thing at a time is done for a collection: a save, a look at the server, or a merge. (Bytes may be on their way to Keep
-//! besides: [`bringing`](super::bringing).) Each starts from the state that is
-//! published then and ends in a handler, so none can undo what another did meanwhile. Readers notice nothing of it.
+//! besides: [`bringing`](super::bringing).) Each starts from the state that is published then and ends in a handler, so none can undo
+//! what another did meanwhile. Readers notice nothing of it.
 //!
 //! Where others change the collection all the time and somebody always waits to see it, one look would follow the other; so after a
 //! look it is a save's turn, if one is due, and after a save that of those who wait for a look.
